@@ -1,0 +1,46 @@
+# Two commands from a bare machine: `make run` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+MIGRATIONS := $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
+LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+.PHONY: run test check format lock clean
+
+run: .venv/local
+	@exec $(BIN)/verbatim serve --local
+
+test: .venv/dev
+	$(BIN)/pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --disable-progress-bar sql migrations
+	$(BIN)/squawk --config .squawk.toml $(MIGRATIONS)
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/sqlfluff fix --disable-progress-bar sql migrations
+
+# Writes the three hash-locked requirements: the service, what runs it locally, what develops it.
+lock: .venv/dev
+	$(BIN)/$(LOCK) pyproject.toml -o requirements.lock
+	$(BIN)/$(LOCK) pyproject.toml --extra local -c requirements.lock -o requirements-local.lock
+	$(BIN)/$(LOCK) pyproject.toml --extra local --group dev -c requirements-local.lock -o requirements-dev.lock
+
+.venv/local: requirements-local.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-local.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev: requirements-dev.lock .venv/local
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
