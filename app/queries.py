@@ -1,0 +1,118 @@
+"""Named SQL: every statement of the service stands in `sql/` and is known here by its name.
+
+A query's text is read when the module that uses it is imported, so the service cannot start with a broken one.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
+
+from asyncpg import Connection, Record
+from asyncpg.pool import PoolConnectionProxy
+from msgspec import Struct
+
+SQL_DIR = Path(__file__).parent.parent / "sql"
+
+Conn: TypeAlias = "Connection[Record] | PoolConnectionProxy[Record]"
+RowT = TypeVar("RowT", bound=Struct)
+
+_HEADER = re.compile(r"^-- name: (?P<name>\w+)\((?P<parameters>(?:[\w\s,]|\n--)*)\)$", re.MULTILINE)
+_TOKENS = re.compile(
+    r"""
+    (?P<skipped> '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | :: | (?<=[\w\]]):\w )
+    | :(?P<parameter>[a-z_]\w*)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class NoRow(Struct):
+    """The row type of statements that return nothing."""
+
+
+class Text(Struct, frozen=True):
+    """A statement as asyncpg wants it: `$n` for the n-th parameter of the header."""
+
+    sql: str
+    parameters: tuple[str, ...]
+    place: str
+
+
+def parse_queries(text: str, source: str) -> dict[str, Text]:
+    """The queries of one file. Raises ValueError naming file and line."""
+    queries: dict[str, Text] = {}
+    headers = list(_HEADER.finditer(text))
+    if text.count("-- name:") != len(headers):
+        raise ValueError(f"{source}: a '-- name:' line is not of the form name(parameter, ...)")
+    for header, following in zip(headers, [*headers[1:], None], strict=True):
+        place = f"{source}:{text.count(chr(10), 0, header.start()) + 1}"
+        parameters = tuple(re.findall(r"\w+", header["parameters"]))
+        if header["name"] in queries or len(set(parameters)) != len(parameters):
+            raise ValueError(f"{place}: {header['name']} or one of its parameters is named twice")
+        body = text[header.end() : following.start() if following else None]
+        queries[header["name"]] = Text(_numbered(body, parameters, place), parameters, place)
+    return queries
+
+
+def _numbered(body: str, parameters: tuple[str, ...], place: str) -> str:
+    used = set()
+
+    def number(token: re.Match[str]) -> str:
+        name = token["parameter"]
+        if name is None:
+            return "" if token[0].startswith("--") else token[0]
+        if name not in parameters:
+            raise ValueError(f"{place}: :{name} is not declared")
+        used.add(name)
+        return f"${parameters.index(name) + 1}"
+
+    sql = re.sub(r"\s*\n\s*", "\n", _TOKENS.sub(number, body)).strip().removesuffix(";")
+    if unused := set(parameters) - used:
+        raise ValueError(f"{place}: {', '.join(sorted(unused))} declared but unused")
+    return sql
+
+
+def _read_all() -> dict[str, Text]:
+    texts: dict[str, Text] = {}
+    for path in sorted(SQL_DIR.glob("*.sql")):
+        for name, text in parse_queries(path.read_text(), path.name).items():
+            if name in texts:
+                raise ValueError(f"{text.place}: {name} is also at {texts[name].place}")
+            texts[name] = text
+    return texts
+
+
+TEXTS = _read_all()
+IN_USE: dict[str, type[Struct]] = {}
+
+
+class Query(Generic[RowT]):
+    """One statement: its text, its parameters' order and the struct that its columns fill in order."""
+
+    def __init__(self, name: str, row_type: type[RowT]) -> None:
+        if name not in TEXTS:
+            raise ValueError(f"there is no query {name} in {SQL_DIR}")
+        self.name, self.row_type = name, row_type
+        self.sql, self.parameters = TEXTS[name].sql, TEXTS[name].parameters
+        IN_USE[name] = row_type
+
+    def _arguments(self, values: dict[str, object]) -> Sequence[object]:
+        if len(values) != len(self.parameters):
+            raise TypeError(f"{self.name} takes {self.parameters}, not {tuple(values)}")
+        return [values[name] for name in self.parameters]
+
+    async def fetch(self, connection: Conn, **values: object) -> list[RowT]:
+        """All rows. Raises what asyncpg raises."""
+        row_type = self.row_type
+        return [row_type(*record) for record in await connection.fetch(self.sql, *self._arguments(values))]
+
+    async def fetch_one(self, connection: Conn, **values: object) -> RowT | None:
+        """The first row, None when there is none. Raises what asyncpg raises."""
+        record = await connection.fetchrow(self.sql, *self._arguments(values))
+        return None if record is None else self.row_type(*record)
+
+    async def execute(self, connection: Conn, **values: object) -> int:
+        """Runs a statement that returns no row; the number of rows it wrote. Raises what asyncpg raises."""
+        status = await connection.execute(self.sql, *self._arguments(values))
+        return int(status.rpartition(" ")[2])

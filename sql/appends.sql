@@ -1,0 +1,258 @@
+-- An append adds messages to a conversation: atomically, in order, exactly once.
+
+-- name: append_message(
+--     owner_id, conversation_id, append_key, client_ids, expected_seq, expected_revision,
+--     role, status, client_id, tool_call_id, name, model, content, tool_calls, audio_files,
+--     function_calls, usage, metadata, fingerprint, body_bytes, input_tokens, output_tokens
+-- )
+-- As append_messages, of one message: a third faster than an array of one.
+WITH bumped_conversation AS (
+    UPDATE conversations AS conversation
+    SET
+        last_seq = conversation.last_seq + 1,
+        updated_at = greatest(conversation.updated_at, now()),
+        active_at = greatest(conversation.active_at, date_trunc('minute', now())),
+        user_message_count
+        = conversation.user_message_count + (:role::text = 'user')::integer,
+        assistant_message_count
+        = conversation.assistant_message_count + (:role = 'assistant')::integer,
+        tool_message_count
+        = conversation.tool_message_count + (:role = 'tool')::integer,
+        system_message_count
+        = conversation.system_message_count + (:role = 'system')::integer,
+        developer_message_count
+        = conversation.developer_message_count + (:role = 'developer')::integer,
+        input_tokens = conversation.input_tokens + :input_tokens,
+        output_tokens = conversation.output_tokens + :output_tokens
+    WHERE
+        conversation.owner_id = :owner_id
+        AND conversation.id = :conversation_id
+        AND conversation.deleted_at IS NULL
+        AND (:expected_seq::bigint IS NULL OR conversation.last_seq = :expected_seq)
+        AND (:expected_revision::bigint IS NULL OR conversation.revision = :expected_revision)
+        AND NOT EXISTS (
+            SELECT
+            FROM messages AS replayed_message
+            WHERE
+                replayed_message.owner_id = :owner_id
+                AND replayed_message.conversation_id = :conversation_id
+                AND replayed_message.append_key = :append_key
+        )
+        AND NOT EXISTS (
+            SELECT
+            FROM messages AS replayed_message
+            WHERE
+                replayed_message.owner_id = :owner_id
+                AND replayed_message.conversation_id = :conversation_id
+                AND replayed_message.client_id = any(:client_ids::text[])
+        )
+    RETURNING
+        conversation.last_seq,
+        conversation.revision,
+        conversation.updated_at
+), inserted_message AS (
+    INSERT INTO messages (
+        owner_id, conversation_id, seq, created_at, body_bytes, append_count, role, status,
+        client_id, append_key, fingerprint, tool_call_id, name, model, content, tool_calls,
+        audio_files, function_calls, usage, metadata
+    )
+    SELECT
+        :owner_id,
+        :conversation_id,
+        bumped_conversation.last_seq,
+        bumped_conversation.updated_at,
+        :body_bytes,
+        CASE WHEN :append_key::text IS NOT NULL THEN 1 END,
+        :role,
+        :status,
+        :client_id,
+        :append_key,
+        :fingerprint,
+        :tool_call_id,
+        :name,
+        :model,
+        :content,
+        :tool_calls,
+        :audio_files,
+        :function_calls,
+        :usage,
+        :metadata
+    FROM bumped_conversation
+)
+
+SELECT
+    last_seq AS seq,
+    updated_at AS created_at,
+    last_seq,
+    revision
+FROM bumped_conversation;
+
+-- name: append_messages(
+--     owner_id, conversation_id, append_key, client_ids, expected_seq, expected_revision,
+--     roles, statuses, message_client_ids, tool_call_ids, names, models, contents, tool_calls,
+--     audio_files, function_calls, usages, metadata, fingerprints, body_bytes,
+--     input_tokens, output_tokens
+-- )
+-- With append_key only the key decides, and client_ids is NULL; else the client_ids decide. Answers
+-- the place of the first message: the others follow it without a gap. No row means nothing by
+-- itself, list_stored decides: a replay, an absent, foreign or deleted conversation, or another
+-- version. 23505: a key or client id came in between, or stands there under another key. Locks the
+-- conversation.
+WITH input_messages AS MATERIALIZED (
+    SELECT
+        input.role,
+        input.status,
+        input.client_id,
+        input.tool_call_id,
+        input.name,
+        input.model,
+        input.content,
+        input.tool_calls,
+        input.audio_files,
+        input.function_calls,
+        input.usage,
+        input.metadata,
+        input.fingerprint,
+        input.body_bytes,
+        input.place
+    FROM unnest(
+        :roles::text[], :statuses::text[], :message_client_ids::text[], :tool_call_ids::text[],
+        :names::text[], :models::text[], :contents::json[], :tool_calls::json[],
+        :audio_files::json[], :function_calls::json[], :usages::json[], :metadata::json[],
+        :fingerprints::bytea[], :body_bytes::integer[]
+    ) WITH ORDINALITY AS input (
+        role, status, client_id, tool_call_id, name, model, content, tool_calls,
+        audio_files, function_calls, usage, metadata, fingerprint, body_bytes, place
+    )
+), counted_messages AS (
+    SELECT
+        count(*) AS message_count,
+        count(*) FILTER (WHERE role = 'user') AS user_message_count,
+        count(*) FILTER (WHERE role = 'assistant') AS assistant_message_count,
+        count(*) FILTER (WHERE role = 'tool') AS tool_message_count,
+        count(*) FILTER (WHERE role = 'system') AS system_message_count,
+        count(*) FILTER (WHERE role = 'developer') AS developer_message_count
+    FROM input_messages
+), bumped_conversation AS (
+    UPDATE conversations AS conversation
+    SET
+        last_seq = conversation.last_seq + counted.message_count,
+        updated_at = greatest(conversation.updated_at, now()),
+        active_at = greatest(conversation.active_at, date_trunc('minute', now())),
+        user_message_count = conversation.user_message_count + counted.user_message_count,
+        assistant_message_count
+        = conversation.assistant_message_count + counted.assistant_message_count,
+        tool_message_count = conversation.tool_message_count + counted.tool_message_count,
+        system_message_count = conversation.system_message_count + counted.system_message_count,
+        developer_message_count
+        = conversation.developer_message_count + counted.developer_message_count,
+        input_tokens = conversation.input_tokens + :input_tokens,
+        output_tokens = conversation.output_tokens + :output_tokens
+    FROM counted_messages AS counted
+    WHERE
+        conversation.owner_id = :owner_id
+        AND conversation.id = :conversation_id
+        AND conversation.deleted_at IS NULL
+        AND (:expected_seq::bigint IS NULL OR conversation.last_seq = :expected_seq)
+        AND (:expected_revision::bigint IS NULL OR conversation.revision = :expected_revision)
+        AND NOT EXISTS (
+            SELECT
+            FROM messages AS replayed_message
+            WHERE
+                replayed_message.owner_id = :owner_id
+                AND replayed_message.conversation_id = :conversation_id
+                AND replayed_message.append_key = :append_key
+        )
+        AND NOT EXISTS (
+            SELECT
+            FROM messages AS replayed_message
+            WHERE
+                replayed_message.owner_id = :owner_id
+                AND replayed_message.conversation_id = :conversation_id
+                AND replayed_message.client_id = any(:client_ids::text[])
+        )
+    RETURNING
+        conversation.last_seq,
+        conversation.last_seq - counted.message_count AS previous_seq,
+        conversation.revision,
+        conversation.updated_at
+), inserted_messages AS (
+    INSERT INTO messages (
+        owner_id, conversation_id, seq, created_at, body_bytes, append_count, role, status,
+        client_id, append_key, fingerprint, tool_call_id, name, model, content, tool_calls,
+        audio_files, function_calls, usage, metadata
+    )
+    SELECT
+        :owner_id,
+        :conversation_id,
+        bumped_conversation.previous_seq + input_message.place,
+        bumped_conversation.updated_at,
+        input_message.body_bytes,
+        CASE
+            WHEN input_message.place = 1 AND :append_key::text IS NOT NULL
+                THEN cardinality(:roles)
+        END,
+        input_message.role,
+        input_message.status,
+        input_message.client_id,
+        CASE WHEN input_message.place = 1 THEN :append_key END,
+        input_message.fingerprint,
+        input_message.tool_call_id,
+        input_message.name,
+        input_message.model,
+        input_message.content,
+        input_message.tool_calls,
+        input_message.audio_files,
+        input_message.function_calls,
+        input_message.usage,
+        input_message.metadata
+    FROM bumped_conversation
+    CROSS JOIN input_messages AS input_message
+)
+
+SELECT
+    previous_seq + 1 AS seq,
+    updated_at AS created_at,
+    last_seq,
+    revision
+FROM bumped_conversation;
+
+-- name: list_stored(owner_id, conversation_id, append_key, client_ids)
+-- The messages that an append's key or its client ids name; deleted messages too.
+SELECT
+    seq,
+    client_id,
+    append_key,
+    append_count,
+    fingerprint,
+    created_at
+FROM messages
+WHERE
+    owner_id = :owner_id
+    AND conversation_id = :conversation_id
+    AND append_key = :append_key
+UNION
+SELECT
+    seq,
+    client_id,
+    append_key,
+    append_count,
+    fingerprint,
+    created_at
+FROM messages
+WHERE
+    owner_id = :owner_id
+    AND conversation_id = :conversation_id
+    AND client_id = any(:client_ids::text[]);
+
+-- name: list_fingerprints(owner_id, conversation_id, from_seq, through_seq)
+-- In order of seq; deleted messages too.
+SELECT
+    seq,
+    fingerprint
+FROM messages
+WHERE
+    owner_id = :owner_id
+    AND conversation_id = :conversation_id
+    AND seq BETWEEN :from_seq AND :through_seq
+ORDER BY seq;

@@ -1,0 +1,379 @@
+-- A conversation belongs to one owner; its row's lock gives its messages their order.
+
+-- name: create_conversation(
+--     owner_id, tenant_id, user_id, id, key, title, metadata, tags, fingerprint
+-- )
+-- Makes the owner's row too where there is none. 23505: the id or the key is taken.
+WITH created_owner AS (
+    INSERT INTO owners (id, tenant_id, user_id, created_at)
+    VALUES (:owner_id, :tenant_id, :user_id, now())
+    ON CONFLICT (id) DO NOTHING
+)
+
+INSERT INTO conversations (
+    owner_id, id, key, title, metadata, tags, fingerprint, created_at, updated_at, active_at
+)
+VALUES (
+    :owner_id, :id, :key, :title, :metadata, :tags, :fingerprint,
+    now(), now(), date_trunc('minute', now())
+)
+RETURNING created_at;
+
+-- name: find_conversation_conflict(owner_id, id, key)
+-- What stands in the way of creating a conversation with this id and key; the id comes first.
+SELECT
+    id,
+    deleted_at,
+    fingerprint
+FROM conversations
+WHERE
+    owner_id = :owner_id
+    AND (id = :id OR (key = :key AND deleted_at IS NULL))
+ORDER BY (id = :id) DESC
+LIMIT 1;
+
+-- name: get_conversation(owner_id, id)
+-- No row: absent, foreign or deleted.
+SELECT
+    id,
+    key,
+    title,
+    metadata,
+    tags,
+    pinned_at,
+    archived_at,
+    forked_from,
+    forked_from_seq,
+    last_seq,
+    revision,
+    user_message_count + assistant_message_count + tool_message_count
+    + system_message_count + developer_message_count AS message_count,
+    created_at,
+    updated_at
+FROM conversations
+WHERE
+    owner_id = :owner_id
+    AND id = :id
+    AND deleted_at IS NULL;
+
+-- name: get_version(owner_id, id)
+-- No row: absent, foreign or deleted.
+SELECT
+    last_seq,
+    revision
+FROM conversations
+WHERE
+    owner_id = :owner_id
+    AND id = :id
+    AND deleted_at IS NULL;
+
+-- name: get_conversation_by_key(owner_id, key)
+-- No row: no live conversation has the key.
+SELECT
+    id,
+    key,
+    title,
+    metadata,
+    tags,
+    pinned_at,
+    archived_at,
+    forked_from,
+    forked_from_seq,
+    last_seq,
+    revision,
+    user_message_count + assistant_message_count + tool_message_count
+    + system_message_count + developer_message_count AS message_count,
+    created_at,
+    updated_at
+FROM conversations
+WHERE
+    owner_id = :owner_id
+    AND key = :key
+    AND deleted_at IS NULL;
+
+-- name: list_conversations(
+--     owner_id, before_active_at, before_updated_at, before_id,
+--     is_pinned, tag, examined_size, page_size
+-- )
+-- Last used first, behind (before_updated_at, before_id), whose minute is before_active_at: the
+-- index gives the minutes, an incremental sort the order inside one. Examines at most examined_size
+-- rows; the last of them is returned, match or not, so that the next page can start behind it.
+WITH examined_conversations AS (
+    SELECT
+        id,
+        key,
+        title,
+        metadata,
+        tags,
+        pinned_at,
+        archived_at,
+        forked_from,
+        forked_from_seq,
+        last_seq,
+        revision,
+        user_message_count + assistant_message_count + tool_message_count
+        + system_message_count + developer_message_count AS message_count,
+        created_at,
+        updated_at,
+        row_number() OVER (ORDER BY active_at DESC, updated_at DESC, id DESC) AS place,
+        (:is_pinned::boolean IS NULL OR (pinned_at IS NOT NULL) = :is_pinned)
+        AND (:tag::text IS NULL OR :tag = any(tags)) AS is_match
+    FROM conversations
+    WHERE
+        owner_id = :owner_id
+        AND deleted_at IS NULL
+        AND archived_at IS NULL
+        AND active_at <= :before_active_at
+        AND (updated_at, id) < (:before_updated_at, :before_id)
+    ORDER BY active_at DESC, updated_at DESC, id DESC
+    LIMIT :examined_size
+)
+
+SELECT
+    id,
+    key,
+    title,
+    metadata,
+    tags,
+    pinned_at,
+    archived_at,
+    forked_from,
+    forked_from_seq,
+    last_seq,
+    revision,
+    message_count,
+    created_at,
+    updated_at,
+    place,
+    is_match
+FROM examined_conversations
+WHERE is_match OR place = :examined_size
+ORDER BY place
+LIMIT :page_size;
+
+-- name: list_archived_conversations(
+--     owner_id, before_active_at, before_updated_at, before_id,
+--     is_pinned, tag, examined_size, page_size
+-- )
+-- As list_conversations, of the archived ones.
+WITH examined_conversations AS (
+    SELECT
+        id,
+        key,
+        title,
+        metadata,
+        tags,
+        pinned_at,
+        archived_at,
+        forked_from,
+        forked_from_seq,
+        last_seq,
+        revision,
+        user_message_count + assistant_message_count + tool_message_count
+        + system_message_count + developer_message_count AS message_count,
+        created_at,
+        updated_at,
+        row_number() OVER (ORDER BY active_at DESC, updated_at DESC, id DESC) AS place,
+        (:is_pinned::boolean IS NULL OR (pinned_at IS NOT NULL) = :is_pinned)
+        AND (:tag::text IS NULL OR :tag = any(tags)) AS is_match
+    FROM conversations
+    WHERE
+        owner_id = :owner_id
+        AND deleted_at IS NULL
+        AND archived_at IS NOT NULL
+        AND active_at <= :before_active_at
+        AND (updated_at, id) < (:before_updated_at, :before_id)
+    ORDER BY active_at DESC, updated_at DESC, id DESC
+    LIMIT :examined_size
+)
+
+SELECT
+    id,
+    key,
+    title,
+    metadata,
+    tags,
+    pinned_at,
+    archived_at,
+    forked_from,
+    forked_from_seq,
+    last_seq,
+    revision,
+    message_count,
+    created_at,
+    updated_at,
+    place,
+    is_match
+FROM examined_conversations
+WHERE is_match OR place = :examined_size
+ORDER BY place
+LIMIT :page_size;
+
+-- name: lock_conversation(owner_id, id)
+-- Appends wait for the end of the transaction. Deleted conversations too; no row: absent, foreign.
+SELECT
+    last_seq,
+    revision,
+    deleted_at
+FROM conversations
+WHERE
+    owner_id = :owner_id
+    AND id = :id
+FOR NO KEY UPDATE;
+
+-- name: update_conversation(
+--     owner_id, id, sets_title, title, sets_metadata, metadata, sets_tags, tags, archived, pinned
+-- )
+-- The row is locked. archived and pinned: NULL leaves them; a time once set stays.
+UPDATE conversations
+SET
+    title = CASE WHEN :sets_title THEN :title ELSE title END,
+    metadata = CASE WHEN :sets_metadata THEN :metadata ELSE metadata END,
+    tags = CASE WHEN :sets_tags THEN :tags ELSE tags END,
+    archived_at = CASE
+        WHEN :archived::boolean IS NULL THEN archived_at
+        WHEN :archived THEN coalesce(archived_at, now())
+    END,
+    pinned_at = CASE
+        WHEN :pinned::boolean IS NULL THEN pinned_at
+        WHEN :pinned THEN coalesce(pinned_at, now())
+    END,
+    revision = revision + 1
+WHERE
+    owner_id = :owner_id
+    AND id = :id
+RETURNING id;
+
+-- name: delete_conversation(owner_id, id)
+-- The row is locked. Its messages are left as they are: none is read without its conversation.
+UPDATE conversations
+SET
+    deleted_at = now(),
+    revision = revision + 1,
+    updated_at = greatest(updated_at, now()),
+    active_at = greatest(active_at, date_trunc('minute', now()))
+WHERE
+    owner_id = :owner_id
+    AND id = :id;
+
+-- name: restore_conversation(owner_id, id, restore_days)
+-- The row is locked. No row: it is past its window. 23505: its key is taken.
+UPDATE conversations
+SET
+    deleted_at = NULL,
+    revision = revision + 1,
+    updated_at = greatest(updated_at, now()),
+    active_at = greatest(active_at, date_trunc('minute', now()))
+WHERE
+    owner_id = :owner_id
+    AND id = :id
+    AND deleted_at > now() - make_interval(days => :restore_days)
+RETURNING id;
+
+-- name: find_key_holder(owner_id, id)
+-- The live conversation that has taken the key of this deleted one.
+SELECT holder.id
+FROM conversations AS conversation
+INNER JOIN conversations AS holder ON conversation.key = holder.key
+WHERE
+    conversation.owner_id = :owner_id
+    AND conversation.id = :id
+    AND holder.owner_id = :owner_id
+    AND holder.deleted_at IS NULL
+    AND holder.id <> :id;
+
+-- name: fork_conversation(owner_id, id, source_id, through_seq, title)
+-- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's.
+WITH kept_messages AS MATERIALIZED (
+    SELECT
+        seq,
+        role,
+        row_number() OVER (ORDER BY seq) AS forked_seq
+    FROM messages
+    WHERE
+        owner_id = :owner_id
+        AND conversation_id = :source_id
+        AND seq <= :through_seq
+        AND deleted_at IS NULL
+), counted_messages AS (
+    SELECT
+        count(*) AS last_seq,
+        count(*) FILTER (WHERE role = 'user') AS user_message_count,
+        count(*) FILTER (WHERE role = 'assistant') AS assistant_message_count,
+        count(*) FILTER (WHERE role = 'tool') AS tool_message_count,
+        count(*) FILTER (WHERE role = 'system') AS system_message_count,
+        count(*) FILTER (WHERE role = 'developer') AS developer_message_count
+    FROM kept_messages
+), forked_conversation AS (
+    INSERT INTO conversations (
+        owner_id, id, last_seq, created_at, updated_at, active_at,
+        user_message_count, assistant_message_count, tool_message_count,
+        system_message_count, developer_message_count,
+        forked_from, forked_from_seq, title, metadata, tags
+    )
+    SELECT
+        source.owner_id,
+        :id,
+        counted_messages.last_seq,
+        now(),
+        now(),
+        date_trunc('minute', now()),
+        counted_messages.user_message_count,
+        counted_messages.assistant_message_count,
+        counted_messages.tool_message_count,
+        counted_messages.system_message_count,
+        counted_messages.developer_message_count,
+        source.id,
+        :through_seq,
+        coalesce(:title, source.title),
+        source.metadata,
+        source.tags
+    FROM conversations AS source
+    CROSS JOIN counted_messages
+    WHERE
+        source.owner_id = :owner_id
+        AND source.id = :source_id
+    RETURNING id
+), copied_messages AS (
+    INSERT INTO messages (
+        owner_id, conversation_id, seq, created_at, updated_at, body_bytes, role, status, client_id,
+        fingerprint, tool_call_id, name, model, content, tool_calls, audio_files, function_calls,
+        usage, metadata, source
+    )
+    SELECT
+        message.owner_id,
+        :id,
+        kept_messages.forked_seq,
+        message.created_at,
+        message.updated_at,
+        message.body_bytes,
+        message.role,
+        message.status,
+        message.client_id,
+        CASE WHEN message.append_key IS NULL THEN message.fingerprint END,
+        message.tool_call_id,
+        message.name,
+        message.model,
+        message.content,
+        message.tool_calls,
+        message.audio_files,
+        message.function_calls,
+        message.usage,
+        message.metadata,
+        message.source
+    FROM kept_messages
+    INNER JOIN messages AS message ON kept_messages.seq = message.seq
+    WHERE
+        message.owner_id = :owner_id
+        AND message.conversation_id = :source_id
+)
+
+SELECT id FROM forked_conversation;
+
+-- name: expire_conversation(owner_id, id)
+-- The row is locked. From here on it can only be purged.
+UPDATE conversations
+SET deleted_at = to_timestamp(0)
+WHERE
+    owner_id = :owner_id
+    AND id = :id;

@@ -1,0 +1,56 @@
+-- A purge erases for good what is past its window; the lists are the only reads over all owners.
+
+-- name: list_expired_conversations(restore_days, batch_size)
+-- Over all owners: those deleted longer ago than they can be restored, and purges in progress.
+SELECT
+    owner_id,
+    id
+FROM conversations
+WHERE deleted_at <= now() - make_interval(days => :restore_days)
+ORDER BY deleted_at
+LIMIT :batch_size;
+
+-- name: purge_conversation_messages(owner_id, conversation_id, batch_size)
+-- Of a conversation that is past its window: one batch, lowest seq first.
+DELETE FROM messages AS message
+USING (
+    SELECT purged.seq
+    FROM messages AS purged
+    WHERE
+        purged.owner_id = :owner_id
+        AND purged.conversation_id = :conversation_id
+    ORDER BY purged.seq
+    LIMIT :batch_size
+) AS expired_message
+WHERE
+    message.owner_id = :owner_id
+    AND message.conversation_id = :conversation_id
+    AND message.seq = expired_message.seq;
+
+-- name: purge_conversation(owner_id, id, restore_days)
+-- Nothing happens unless it is past its window. Messages that are left go with it.
+DELETE FROM conversations
+WHERE
+    owner_id = :owner_id
+    AND id = :id
+    AND deleted_at <= now() - make_interval(days => :restore_days);
+
+-- name: list_expired_messages(restore_days, batch_size)
+-- Over all owners: messages deleted longer ago than they can be restored.
+SELECT
+    owner_id,
+    conversation_id,
+    seq
+FROM messages
+WHERE deleted_at <= now() - make_interval(days => :restore_days)
+ORDER BY deleted_at
+LIMIT :batch_size;
+
+-- name: purge_messages(owner_id, conversation_id, seqs, restore_days)
+-- Of one conversation; what is not past its window stays.
+DELETE FROM messages
+WHERE
+    owner_id = :owner_id
+    AND conversation_id = :conversation_id
+    AND seq = any(:seqs::bigint[])
+    AND deleted_at <= now() - make_interval(days => :restore_days);
