@@ -1,0 +1,123 @@
+"""Who is asking: every route demands credentials unless its handler says that it is open."""
+
+import hmac
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from time import monotonic
+
+from litestar.enums import ScopeType
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from msgspec import Struct
+
+from app.database import Database
+from app.errors import Flaw, InvalidCredentials, InvalidInput, UserMismatch, UserRequired
+from app.identifiers import Owner, is_name, owner_of
+from app.stores import service_keys
+from app.stores.service_keys import ServiceKey
+from app.tokens import TokenVerifier
+
+REVOCATION_SECONDS = 4.0
+"""How long a replica may go on trusting a key it has seen."""
+
+_KEYS_REMEMBERED = 10_000
+_TOUCH_AFTER = timedelta(hours=1)
+
+
+class Caller(Struct, frozen=True):
+    """Who is asking, as proven."""
+
+    owner: Owner
+    is_admin: bool = False
+
+
+class _Identity(Struct, frozen=True):
+    """What the credentials alone say; no user: the key acts for whom it names."""
+
+    tenant_id: str
+    user_id: str | None
+    is_admin: bool = False
+
+
+class Authentication(ASGIMiddleware):
+    """Lets a request in by a service key or a JWT, and says on whose behalf it acts (`scope["user"]`)."""
+
+    def __init__(self, database: Database, verifier: TokenVerifier | None) -> None:
+        self._database = database
+        self._verifier = verifier
+        self._remembered: dict[bytes, tuple[float, ServiceKey]] = {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Goes on with `scope["user"]` set. Raises InvalidCredentials, UserMismatch, UserRequired, InvalidInput."""
+        if scope["type"] == ScopeType.HTTP and not scope["route_handler"].opt.get("is_open", False):
+            identity = await self._identify(_bearer_token(scope))
+            scope["user"] = _caller(identity, _header_values(scope, b"x-user-id"))
+        await next_app(scope, receive, send)
+
+    async def _identify(self, token: str) -> _Identity:
+        if token.startswith("vb_"):
+            key = await self._find_key(token)
+            return _Identity(key.tenant_id, key.user_id, key.is_admin)
+        if self._verifier is None:
+            raise InvalidCredentials
+        return _Identity(*await self._verifier.verify(token))
+
+    async def _find_key(self, token: str) -> ServiceKey:
+        """The live key; one that was found good is trusted again for REVOCATION_SECONDS without asking."""
+        digest = sha256(token.encode()).digest()
+        known_until, key = self._remembered.get(digest, (0.0, None))
+        if key is not None and monotonic() < known_until:
+            return key
+        prefix = service_keys.prefix_of(token)
+        if prefix is None:
+            raise InvalidCredentials
+        asked_at = monotonic()
+        async with self._database.connection() as connection:
+            key = await service_keys.get_service_key(connection, prefix)
+            if key is None or key.revoked_at is not None or not hmac.compare_digest(key.sha256, digest):
+                self._remembered.pop(digest, None)
+                raise InvalidCredentials
+            if key.last_used_at is None or key.last_used_at < datetime.now(UTC) - _TOUCH_AFTER:
+                await service_keys.touch_service_key(connection, prefix)
+        if len(self._remembered) >= _KEYS_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[digest] = (asked_at + REVOCATION_SECONDS, key)
+        return key
+
+
+def _header_values(scope: HTTPScope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]
+
+
+def _bearer_token(scope: HTTPScope) -> str:
+    values = _header_values(scope, b"authorization")
+    if len(values) != 1:
+        raise InvalidCredentials
+    scheme, _, token = values[0].decode("latin-1").partition(" ")
+    token = token.strip(" ")
+    if scheme.lower() != "bearer" or not token.isascii():
+        raise InvalidCredentials
+    return token
+
+
+def _caller(identity: _Identity, named_users: list[bytes]) -> Caller:
+    user_id = identity.user_id
+    if named_users:
+        named = _user_name(named_users)
+        if user_id is not None and named != user_id:
+            raise UserMismatch
+        user_id = named
+    if user_id is None:
+        raise UserRequired(Flaw(header="X-User-Id", message="is required with this key"))
+    return Caller(owner_of(identity.tenant_id, user_id), identity.is_admin)
+
+
+def _user_name(values: list[bytes]) -> str:
+    try:
+        name = values[0].decode()
+    except UnicodeDecodeError:
+        name = ""
+    if len(values) > 1 or not is_name(name):
+        message = "must be one name of 1-255 characters in UTF-8, none of them a control character"
+        raise InvalidInput(Flaw(header="X-User-Id", message=message))
+    return name

@@ -1,0 +1,271 @@
+"""The commands: `verbatim serve | migrate | keys create|list|revoke | purge`."""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import asyncpg
+import uvicorn
+
+from app.database import connect, is_passing
+from app.database_url import DatabaseUrl
+from app.embedded import EmbeddedError, embedded_postgres
+from app.identifiers import is_name
+from app.main import create_app
+from app.migrations import MigrationError, find_differences, migrate
+from app.queries import Conn
+from app.settings import Settings, SettingsError, read_settings
+from app.stores import purges, service_keys
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 10.0
+_GRACE_SECONDS = 5
+_logger = logging.getLogger("verbatim")
+
+
+class CommandError(Exception):
+    """The command cannot do its work; the message is one line for the operator."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("yoyo").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _leave)  # so that every block is left, the embedded PostgreSQL's too
+    try:
+        options.run(read_settings(), options)
+    except (SettingsError, EmbeddedError, MigrationError, CommandError) as error:
+        print(f"verbatim: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0 if options.run is serve else 130
+    return 0
+
+
+def _leave(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="verbatim", description="The store of record for conversations.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    serving = commands.add_parser("serve", help="serve the API")
+    serving.add_argument("--local", action="store_true", help="migrate first, make a ready key, and say how to begin")
+    serving.set_defaults(run=serve)
+    commands.add_parser("migrate", help="bring the database up to date").set_defaults(run=migrate_database)
+    commands.add_parser("purge", help="erase what is past its restore window").set_defaults(run=purge)
+    keys = commands.add_parser("keys", help="who is let in").add_subparsers(required=True, metavar="command")
+    creating = keys.add_parser("create", help="make a key; prints it, once, and nothing else")
+    creating.add_argument("--tenant", required=True, help="the tenant it acts for")
+    creating.add_argument("--user", help="the user it is bound to; without one, each request names its user")
+    creating.add_argument("--admin", action="store_true", help="adds the tenant-wide routes")
+    creating.set_defaults(run=create_key)
+    keys.add_parser("list", help="list the keys, without their secrets").set_defaults(run=list_keys)
+    revoking = keys.add_parser("revoke", help="let a key in no more")
+    revoking.add_argument("key", help="its prefix, or the whole key")
+    revoking.set_defaults(run=revoke_key)
+    return parser
+
+
+@contextmanager
+def _database(settings: Settings, url: DatabaseUrl | None) -> Iterator[DatabaseUrl]:
+    """The database of a URL, else the embedded one while the block runs."""
+    if url is not None:
+        yield url
+        return
+    with embedded_postgres(settings.data_dir) as server:
+        yield server.url()
+
+
+def _run(url: DatabaseUrl, work: Callable[[Conn], Awaitable[T]]) -> T:
+    """Does some work on a connection of its own. Raises CommandError."""
+
+    async def connected() -> T:
+        connection = await connect(url, _CONNECT_SECONDS)
+        try:
+            return await work(connection)
+        finally:
+            await connection.close()
+
+    try:
+        return asyncio.run(connected())
+    except asyncpg.UndefinedTableError:
+        raise CommandError("the database has no tables yet: run `verbatim migrate`") from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandError(f"the database {url} cannot be used: {type(error).__name__}") from error
+
+
+def migrate_database(settings: Settings, _options: argparse.Namespace) -> None:
+    """Applies the migrations that the database misses."""
+    with _database(settings, settings.parsed_migration_url()) as url:
+        applied = migrate(url)
+    print(f"applied {', '.join(applied)}" if applied else "nothing to apply")
+
+
+def create_key(settings: Settings, options: argparse.Namespace) -> None:
+    """Makes a key and prints it."""
+    for name in (options.tenant, options.user):
+        if name is not None and not is_name(name):
+            raise CommandError("a tenant or user is named by 1-255 characters, none of them a control character")
+    if options.admin and options.user is not None:
+        raise CommandError("--admin and --user exclude each other: an admin key acts for no single user")
+    key = service_keys.new_key()
+    with _database(settings, settings.parsed_database_url()) as url:
+        _run(
+            url,
+            lambda connection: service_keys.create_service_key(
+                connection, key, options.tenant, options.user, is_admin=options.admin
+            ),
+        )
+    print(key)
+
+
+def list_keys(settings: Settings, _options: argparse.Namespace) -> None:
+    """Prints one line for each key, oldest first."""
+    with _database(settings, settings.parsed_database_url()) as url:
+        keys = _run(url, service_keys.list_service_keys)
+    for key in keys:
+        state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "live"
+        used = f"used {key.last_used_at:%Y-%m-%d %H:00}" if key.last_used_at else "never used"
+        kind = "admin" if key.is_admin else f"user={key.user_id}" if key.user_id is not None else "any user"
+        print(f"{key.prefix}  tenant={key.tenant_id}  {kind}  created {key.created_at:%Y-%m-%d}  {used}  {state}")
+
+
+def revoke_key(settings: Settings, options: argparse.Namespace) -> None:
+    """Revokes a key; every replica refuses it within 5 seconds."""
+    prefix = service_keys.prefix_of(options.key) or options.key
+    with _database(settings, settings.parsed_database_url()) as url:
+        is_known = _run(url, lambda connection: service_keys.revoke_service_key(connection, prefix))
+    if not is_known:
+        raise CommandError("there is no such key")
+    print(f"revoked {prefix}")
+
+
+def purge(settings: Settings, _options: argparse.Namespace) -> None:
+    """Erases what was deleted longer ago than it can be restored."""
+    with _database(settings, settings.parsed_database_url()) as url:
+        conversations, messages = _run(url, lambda connection: purges.purge(connection, settings.restore_days))
+    print(f"purged {conversations} conversations and {messages} single messages")
+
+
+def serve(settings: Settings, options: argparse.Namespace) -> None:
+    """Serves until it is told to stop."""
+    with closing(_listen(settings)) as listener, _database(settings, settings.parsed_database_url()) as url:
+        key_path = None
+        if options.local:
+            migrate(settings.parsed_migration_url() or url)
+            key_path = settings.data_dir / "key"
+            _run(url, lambda connection: _ready_key(connection, key_path))
+        _refuse_other_migrations(url)
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        _serve(settings, url, listener, lambda: _announce(settings, address, key_path))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Takes the port first of all: a taken one is the commonest reason not to start."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise CommandError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set VERBATIM_PORT or VERBATIM_HOST"
+        ) from None
+    return listener
+
+
+async def _ready_key(connection: Conn, path: Path) -> None:
+    """Sees to it that the file holds a key that is let in; makes one where it does not."""
+    key = path.read_text().strip() if path.exists() else ""
+    prefix = service_keys.prefix_of(key)
+    known = await service_keys.get_service_key(connection, prefix) if prefix else None
+    if prefix and known is None:
+        await service_keys.create_service_key(connection, key, "default", "local")
+    elif known is None or known.revoked_at is not None:
+        key = service_keys.new_key()
+        await service_keys.create_service_key(connection, key, "default", "local")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{key}\n")
+
+
+def _refuse_other_migrations(url: DatabaseUrl) -> None:
+    """A database that is down is no reason not to start: readiness tells, and asks again."""
+    try:
+        missing, unknown = _run(url, find_differences)
+    except CommandError as error:
+        if not (error.__cause__ and is_passing(error.__cause__)):
+            raise
+        _logger.warning("%s; serving all the same", error)
+        return
+    if missing:
+        raise CommandError(f"the database {url} misses {', '.join(missing)}: run `verbatim migrate`")
+    if unknown:
+        raise CommandError(f"the database {url} has {', '.join(unknown)}, which this release does not know")
+
+
+def _announce(settings: Settings, address: str, key_path: Path | None) -> None:
+    if key_path is None:
+        _logger.info("serving on %s", address)
+        return
+    where = settings.parsed_database_url() or f"{settings.data_dir.absolute()}/postgres"
+    print(
+        f"""
+Verbatim serves on {address}  (API: {address}/docs)
+  key   {key_path.read_text().strip()}  (in {key_path})
+  data  {where}
+  try   curl -H "Authorization: Bearer $(cat {key_path})" -X PUT {address}/v1/conversations/by-key/default
+Ctrl-C stops it; the data stays.
+""",
+        flush=True,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts, and says so."""
+        await super().startup(sockets)
+        # Fewer collections over what stays for good: p99 of typed handlers from 55 to 16 ms.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+        self._on_ready()
+
+
+def _serve(settings: Settings, url: DatabaseUrl, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    config = uvicorn.Config(
+        create_app(settings, url),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,  # it would write query strings
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    _Server(config, on_ready).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""One HTTP exchange: the parts of a request as the handlers need them, and the answers they give."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias, TypeVar
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response
+from litestar.datastructures import State
+from litestar.types import HTTPScope
+from msgspec import Struct
+
+from app.auth import Caller
+from app.errors import NotFound, UnsupportedMediaType
+from app.headers import Expected, parse_idempotency_key, parse_if_match
+from app.identifiers import parse_uuid
+from app.payloads import parse_query, read
+
+T = TypeVar("T")
+ApiRequest: TypeAlias = Request[Caller, object, State]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def header_values(scope: HTTPScope, name: bytes) -> list[str]:
+    """All values of a header, which a proxy may have repeated."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+async def read_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of the JSON body. Raises UnsupportedMediaType, TooLarge, InvalidInput."""
+    content_types = header_values(request.scope, b"content-type")
+    if len(content_types) != 1 or content_types[0].partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType
+    return await read(await request.body(), parse)
+
+
+async def read_optional_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:
+    """As `read_body`; no body is an empty object."""
+    return await read_body(request, parse) if await request.body() else parse(b"{}")
+
+
+def read_query(request: ApiRequest, struct: type[T]) -> T:
+    """The query parameters. Raises InvalidInput."""
+    return parse_query(request.scope["query_string"], struct)
+
+
+def read_conversation_id(text: str) -> UUID:
+    """The conversation id of a path. Raises NotFound for anything but a canonical UUID."""
+    conversation_id = parse_uuid(text)
+    if conversation_id is None:
+        raise NotFound
+    return conversation_id
+
+
+def read_idempotency_key(request: ApiRequest) -> str | None:
+    """The Idempotency-Key, if there is one. Raises InvalidInput."""
+    return parse_idempotency_key(header_values(request.scope, b"idempotency-key"))
+
+
+def read_if_match(request: ApiRequest) -> Expected | None:
+    """The version that If-Match names, if it is there. Raises InvalidInput."""
+    return parse_if_match(header_values(request.scope, b"if-match"))
+
+
+def answer(content: Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response[bytes]:
+    """A JSON answer."""
+    return Response(_encode(content), status_code=status, media_type="application/json", headers=headers)
+
+
+def answer_nothing(status: int, headers: Mapping[str, str] | None = None) -> Response[bytes]:
+    """An answer without a body."""
+    return Response(b"", status_code=status, headers=headers)

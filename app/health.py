@@ -1,0 +1,55 @@
+"""Whether the service can do its work now."""
+
+from asyncio import Lock, timeout
+from time import monotonic
+
+import asyncpg
+from msgspec import Struct
+
+from app.database import Database
+from app.errors import Unavailable
+from app.migrations import find_differences
+from app.queries import Query
+
+_FRESH_SECONDS = 1.0
+_PROBE_SECONDS = 1.0
+
+
+class _Probe(Struct, frozen=True):
+    id: object
+
+
+_PROBE = Query("probe_conversations", _Probe)
+
+
+class Health:
+    """Readiness, asked of the database at most once a second."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = Lock()
+        self._known_until = 0.0
+        self._is_ready = False
+        self._is_migrated = False
+
+    async def is_ready(self) -> bool:
+        """Whether conversations can be read and no migration is missing.
+
+        One that this release does not know is no reason to stop: a newer release may have applied it before its roll-out.
+        """
+        async with self._lock:
+            if monotonic() >= self._known_until:
+                self._is_ready = await self._probe()
+                self._known_until = monotonic() + _FRESH_SECONDS
+            return self._is_ready
+
+    async def _probe(self) -> bool:
+        try:
+            async with timeout(_PROBE_SECONDS), self._database.connection() as connection:
+                if not self._is_migrated:
+                    missing, _ = await find_differences(connection)
+                    self._is_migrated = not missing
+                await _PROBE.fetch_one(connection)
+                return self._is_migrated
+        except (Unavailable, TimeoutError, asyncpg.PostgresError):
+            return False

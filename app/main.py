@@ -1,0 +1,99 @@
+"""The application: what is open while it runs, and its routes."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib.metadata import version
+
+import msgspec
+from litestar import Litestar
+from litestar.datastructures import MutableScopeHeaders
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException
+from litestar.types import Message, Scope
+
+from app.auth import Authentication, Caller
+from app.controllers.conversations import ConversationController
+from app.controllers.messages import MessageController
+from app.controllers.service import ServiceController
+from app.database import Database
+from app.database_url import DatabaseUrl
+from app.docs import Documents, render_docs
+from app.exchanges import ApiRequest
+from app.health import Health
+from app.openapi import build_document
+from app.problems import answer_error, request_id_of
+from app.settings import Settings
+from app.tokens import TokenRules, TokenVerifier
+
+
+def create_app(settings: Settings, url: DatabaseUrl) -> Litestar:
+    """The application over a database; nothing is opened before it starts."""
+    database = Database(url, settings)
+    verifier = _verifier(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        await database.open()
+        try:
+            yield
+        finally:
+            await database.close()
+            if verifier is not None:
+                await verifier.close()
+
+    @cache
+    def describe() -> Documents:
+        document = build_document(app.routes, version("verbatim"))
+        return Documents(msgspec.json.encode(document), render_docs(document))
+
+    dependencies = {
+        "database": _constant(database),
+        "settings": _constant(settings),
+        "health": _constant(Health(database)),
+        "documents": Provide(describe, sync_to_thread=False),
+        "caller": Provide(_provide_caller, sync_to_thread=False),
+    }
+    app = Litestar(
+        route_handlers=[ConversationController, MessageController, ServiceController],
+        middleware=[Authentication(database, verifier)],
+        dependencies=dependencies,
+        exception_handlers={HTTPException: answer_error, Exception: answer_error},
+        before_send=[_add_request_id],
+        lifespan=[lifespan],
+        request_max_body_size=settings.body_limit_bytes,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    return app
+
+
+def _verifier(settings: Settings) -> TokenVerifier | None:
+    if settings.jwt_issuer is None or settings.jwt_audience is None:
+        return None
+    return TokenVerifier(
+        TokenRules(
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            algorithms=tuple(name.strip() for name in settings.jwt_algorithms.split(",")),
+            tenant_claim=settings.jwt_tenant_claim,
+            jwks_file=settings.jwt_jwks_file,
+            jwks_url=settings.jwt_jwks_url,
+        )
+    )
+
+
+def _constant(value: object) -> Provide:
+    provide: Callable[[], object] = lambda: value  # noqa: E731  # Litestar wants a function
+    return Provide(provide, use_cache=True, sync_to_thread=False)
+
+
+def _provide_caller(request: ApiRequest) -> Caller:
+    return request.user
+
+
+async def _add_request_id(message: Message, scope: Scope) -> None:
+    if message["type"] == "http.response.start" and scope["type"] == ScopeType.HTTP:
+        MutableScopeHeaders.from_message(message)["x-request-id"] = request_id_of(scope)

@@ -1,0 +1,260 @@
+"""The OpenAPI document, made from the routes: each handler says what it takes and answers in its `opt`."""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import get_type_hints
+
+import msgspec
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
+from litestar.routes.base import BaseRoute
+from msgspec import Struct
+
+from app import errors
+from app.errors import DomainError
+from app.problems import PROBLEMS, InternalError, Problem, title_of, type_of
+
+Json = dict[str, object]
+
+REF = "#/components/schemas/{name}"
+_COMMON_ERRORS = (errors.InvalidInput, errors.InvalidCredentials, errors.UserMismatch, errors.UserRequired)
+_ALWAYS_POSSIBLE = (InternalError, errors.Unavailable)
+_BODY_ERRORS = (errors.TooLarge, errors.UnsupportedMediaType)
+_DESCRIPTION = """\
+Verbatim keeps conversations between people and language models: every message once, in order, exactly as it was said,
+only for its owner, found in milliseconds, gone when asked.
+
+A request acts for one owner: the tenant of the key or token, and its user. `Authorization: Bearer` carries a service
+key or a JWT; with a key that is bound to no user, `X-User-Id` names the user. What belongs to another owner is
+answered like what does not exist.
+
+Every error is `application/problem+json` (RFC 9457) with one of these types:
+
+"""
+
+_HEADERS: dict[str, Json] = {
+    "X-User-Id": {
+        "description": "The user to act for: required with a key that is bound to no user, else it must equal the "
+        "bound user. UTF-8, 1-255 characters.",
+        "schema": {"type": "string"},
+        "example": "alice",
+    },
+    "Idempotency-Key": {
+        "description": "Marks the request, so that repeating it does it once: 1-255 visible ASCII characters, bare or "
+        "quoted. The same request again is answered with what the first one made and `Idempotent-Replay: true`; "
+        "another body with the same key is a 422.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "example": "7f3a2c1e-turn-1",
+    },
+    "If-Match": {
+        "description": 'The version that the conversation must be at: `"<last_seq>.<revision>"`, `"<last_seq>"` for '
+        "the head alone, or `*`. Else 412 with the version it is at.",
+        "schema": {"type": "string"},
+        "example": '"2.0"',
+    },
+    "If-None-Match": {
+        "description": "ETags that the client holds: 304 when the conversation is still at one of them.",
+        "schema": {"type": "string"},
+        "example": '"2.0"',
+    },
+}
+_ANSWER_HEADERS: dict[str, Json] = {
+    "ETag": {"description": 'The conversation\'s version, `"<last_seq>.<revision>"`.', "schema": {"type": "string"}},
+    "Location": {"description": "The path of what was made.", "schema": {"type": "string"}},
+    "Idempotent-Replay": {
+        "description": "`true`: an earlier request made it; this one only repeats the answer.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+    "Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
+    "x-request-id": {
+        "description": "The request's own `x-request-id` when it was well-formed, else one made for it.",
+        "schema": {"type": "string"},
+    },
+}
+
+
+class Operation(Struct, kw_only=True, frozen=True):
+    """What a handler takes and answers, beyond its path."""
+
+    answers: dict[int, object]
+    """The type of each answer's body by status; None: no body."""
+    body: tuple[type[Struct], ...] = ()
+    """The types that the body can have."""
+    body_is_optional: bool = False
+    query: type[Struct] | None = None
+    headers: tuple[str, ...] = ()
+    answer_headers: tuple[str, ...] = ()
+    errors: tuple[type[DomainError], ...] = ()
+    example: object = None
+    """Of the body."""
+
+
+def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
+    """The OpenAPI 3.1 document of all handlers that carry an Operation."""
+    handlers = [
+        (route.path_format, handler)
+        for route in routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if "operation" in handler.opt
+    ]
+    operations: list[Operation] = [handler.opt["operation"] for _, handler in handlers]
+    types: list[object] = [kind for operation in operations for kind in operation.body]
+    types += [kind for operation in operations for kind in operation.answers.values() if kind is not None]
+    _, components = msgspec.json.schema_components([*types, Problem], ref_template=REF)
+    paths: dict[str, Json] = defaultdict(dict)
+    for path, handler in sorted(handlers, key=lambda pair: pair[0]):
+        for method in sorted(handler.http_methods):
+            paths[path][method.lower()] = _operation(path, handler)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Verbatim",
+            "version": version,
+            "description": _DESCRIPTION + _list_problems(),
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"serviceKey": []}, {"jwt": []}],
+        "tags": [{"name": "conversations"}, {"name": "messages"}, {"name": "service"}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "serviceKey": {"type": "http", "scheme": "bearer", "description": "`vb_<prefix>_<secret>`"},
+                "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
+        },
+    }
+
+
+def _list_problems() -> str:
+    return "\n".join(f"- `{type_of(error)}` ({status}): {title_of(error)}" for error, (status, _) in PROBLEMS.items())
+
+
+def _operation(path: str, handler: HTTPRouteHandler) -> Json:
+    operation: Operation = handler.opt["operation"]
+    is_open = handler.opt.get("is_open", False)
+    summary, _, rest = inspect.cleandoc(handler.fn.__doc__ or "").partition("\n")
+    document: Json = {
+        "operationId": handler.operation_id,
+        "summary": summary.rstrip("."),
+        "tags": sorted(handler.tags or ()),
+        "parameters": _parameters(path, operation, is_open=is_open),
+        "responses": _responses(operation, is_open=is_open),
+    }
+    if rest.strip():
+        document["description"] = rest.strip()
+    if is_open:
+        document["security"] = []
+    if operation.body:
+        schemas = [_schema(kind) for kind in operation.body]
+        media: Json = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
+        if operation.example is not None:
+            media["example"] = operation.example
+        document["requestBody"] = {
+            "required": not operation.body_is_optional,
+            "content": {"application/json": media},
+        }
+    return document
+
+
+def _schema(kind: object) -> Json:
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=REF)
+    return schema
+
+
+def _parameters(path: str, operation: Operation, *, is_open: bool) -> list[Json]:
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    parameters: list[Json] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": _PATH_EXAMPLES[name]}
+        for name in names
+    ]
+    if operation.query is not None:
+        parameters += _query_parameters(operation.query)
+    headers = operation.headers if is_open else ("X-User-Id", *operation.headers)
+    return parameters + [{"name": name, "in": "header", "required": False, **_HEADERS[name]} for name in headers]
+
+
+_PATH_EXAMPLES = {
+    "conversation_id": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10",
+    "message_id": "f9873934-b5db-8f35-807d-ae0000000001",
+    "key": "default",
+}
+
+
+def _query_parameters(struct: type[Struct]) -> list[Json]:
+    hints = get_type_hints(struct, include_extras=True)
+    parameters = []
+    for field in msgspec.structs.fields(struct):
+        schema = dict(_schema(hints[field.name]))
+        description = schema.pop("description", "")
+        if not field.required and field.default is not None:
+            schema["default"] = field.default
+        parameters.append(
+            {
+                "name": field.name,
+                "in": "query",
+                "required": field.required,
+                "description": description,
+                "schema": schema,
+            }
+        )
+    return parameters
+
+
+def _responses(operation: Operation, *, is_open: bool) -> Json:
+    responses: Json = {}
+    for status, kind in operation.answers.items():
+        names = (*operation.answer_headers, "x-request-id")
+        response: Json = {
+            "description": _REASONS[status],
+            "headers": {name: _ANSWER_HEADERS[name] for name in names},
+        }
+        if kind is not None:
+            response["content"] = {"application/json": {"schema": _schema(kind)}}
+        responses[str(status)] = response
+    possible = [*operation.errors, *_ALWAYS_POSSIBLE]
+    if not is_open:
+        possible += _COMMON_ERRORS
+    if operation.body:
+        possible += _BODY_ERRORS
+    by_status: dict[int, list[type[DomainError]]] = defaultdict(list)
+    for error in dict.fromkeys(possible):
+        by_status[PROBLEMS[error][0]].append(error)
+    for status, kinds in sorted(by_status.items()):
+        responses[str(status)] = _problem_response(status, kinds)
+    return responses
+
+
+_REASONS = {
+    200: "Done, or done before.",
+    201: "Made.",
+    204: "Done.",
+    304: "The conversation is still at a version that the client holds.",
+}
+
+
+def _problem_response(status: int, kinds: list[type[DomainError]]) -> Json:
+    names = ("x-request-id", "Retry-After") if errors.Unavailable in kinds else ("x-request-id",)
+    return {
+        "description": " Or: ".join(f"`{type_of(kind)}`: {title_of(kind)}" for kind in kinds),
+        "headers": {name: _ANSWER_HEADERS[name] for name in names},
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": REF.format(name="Problem")},
+                "examples": {
+                    PROBLEMS[kind][1]: {
+                        "value": {
+                            "type": type_of(kind),
+                            "title": title_of(kind),
+                            "status": status,
+                            "request_id": "5f0c8e1d2a9b4c7e",
+                        }
+                    }
+                    for kind in kinds
+                },
+            }
+        },
+    }

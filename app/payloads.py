@@ -1,0 +1,338 @@
+"""Request bodies and queries, read into wire structs.
+
+Payloads stay the bytes that came: they are checked (UTF-8, JSON, depth, shape) and never decoded.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+from msgspec.json import Decoder
+
+from app.errors import Flaw, InvalidInput, TooLarge
+from app.wire.conversations import ConversationChange, ConversationFork, NewConversation
+from app.wire.messages import (
+    DEFAULT_STATUS,
+    DEPTH_LIMIT,
+    METADATA_LIMIT_BYTES,
+    PARTS_LIMIT,
+    MessageChange,
+    MessagesRestoration,
+    NewMessage,
+    NewMessages,
+)
+
+T = TypeVar("T")
+
+_THREAD_FROM_BYTES = 256 * 1024
+_MEASURED_DEPTH = DEPTH_LIMIT + 3  # of a payload in a message in the array of a batch
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_LEAF = re.compile(rb"\[,*\]")
+_SURROGATE = re.compile(rb"\\[^u]|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F])", re.DOTALL)
+_PATH_STEP = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")
+
+
+class _Part(Struct):
+    type: str
+
+
+class _Usage(Struct):
+    """Either vendor's names of the two counts; what fits neither counts 0."""
+
+    input_tokens: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    output_tokens: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    prompt_tokens: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    completion_tokens: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+
+
+_MEMBERS = Decoder(dict[str, Raw])
+_PARTS = Decoder(Annotated[list[_Part], Meta(max_length=PARTS_LIMIT)])
+_USAGE = Decoder(_Usage)
+_NEW_MESSAGE = Decoder(NewMessage)
+_NEW_MESSAGES = Decoder(NewMessages)
+_MESSAGE_CHANGE = Decoder(MessageChange)
+_NEW_CONVERSATION = Decoder(NewConversation)
+_CONVERSATION_CHANGE = Decoder(ConversationChange)
+_FORK = Decoder(ConversationFork)
+_RESTORATION = Decoder(MessagesRestoration)
+
+_PAYLOADS = {
+    "content": b'"[',
+    "tool_calls": b"[{",
+    "audio_files": b"[{",
+    "function_calls": b"[{",
+    "usage": b"{",
+    "metadata": b"{",
+}
+_SHAPES = {
+    b'"[': "must be a string, an array of parts or null",
+    b"[{": "must be an object or an array",
+    b"{": "must be an object",
+}
+
+
+class IncomingMessage(Struct, frozen=True):
+    """A message ready to be stored: payloads as bytes, None when absent."""
+
+    role: str
+    status: str
+    client_id: str | None
+    tool_call_id: str | None
+    name: str | None
+    model: str | None
+    content: bytes | None
+    tool_calls: bytes | None
+    audio_files: bytes | None
+    function_calls: bytes | None
+    usage: bytes | None
+    metadata: bytes | None
+    body_bytes: int
+    fingerprint: bytes
+
+
+async def read(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a body; in a thread when the body is large.
+
+    Raises InvalidInput when the body is no UTF-8, and what `parse` raises.
+    """
+    if len(body) < _THREAD_FROM_BYTES:
+        return _read(body, parse)
+    return await asyncio.to_thread(_read, body, parse)
+
+
+def _read(body: bytes, parse: Callable[[bytes], T]) -> T:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(Flaw(pointer="", message=f"invalid UTF-8 at byte {error.start}")) from None
+    return parse(body)
+
+
+def fingerprint_of(body: bytes) -> bytes:
+    """The SHA-256 by which a repeated request is told from another one."""
+    return sha256(body).digest()
+
+
+def parse_object(raw: bytes, decoder: Decoder[T], pointer: str = "") -> T:
+    """The struct of a JSON object without unknown or repeated members.
+
+    Raises InvalidInput with the pointer of what is wrong.
+    """
+    try:
+        value = decoder.decode(raw)
+        members = _MEMBERS.decode(raw)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(_flaw(str(error), pointer)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidInput(Flaw(pointer=pointer, message=_malformation(raw, str(error)))) from None
+    except RecursionError:
+        raise InvalidInput(Flaw(pointer=pointer, message=f"nested deeper than {DEPTH_LIMIT}")) from None
+    depth, member_count = _measure(raw)
+    if depth > DEPTH_LIMIT + 1:
+        _refuse_depth(members, pointer)
+    if members and member_count != len(members) and depth <= _MEASURED_DEPTH:
+        raise InvalidInput(Flaw(pointer=_repeated(raw, pointer), message="the member is repeated"))
+    return value
+
+
+def _measure(raw: bytes) -> tuple[int, int]:
+    """Depth of a JSON object and the number of its own members, from its brackets and commas.
+
+    Beyond the depth that any request may have, the one is a lower bound and the other means nothing.
+    """
+    bare = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    structure = bare.translate(_TO_SQUARE, _NOT_STRUCTURE)[1:-1]
+    depth = 1
+    while b"[" in structure and depth <= _MEASURED_DEPTH:
+        structure = _LEAF.sub(b"", structure)
+        depth += 1
+    return depth, structure.count(b",") + 1
+
+
+def _refuse_depth(members: dict[str, Raw], pointer: str) -> None:
+    for name, value in members.items():
+        if name != "messages" and _measure(bytes(value))[0] > DEPTH_LIMIT:
+            raise InvalidInput(Flaw(pointer=_join(pointer, name), message=f"nested deeper than {DEPTH_LIMIT}"))
+
+
+def _repeated(raw: bytes, pointer: str) -> str:
+    """Only for the error: payloads decode to nothing that can overflow, and the depth is known to be small."""
+    names: list[list[str]] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        names.append([name for name, _ in pairs])
+
+    json.loads(raw, object_pairs_hook=note, parse_int=str, parse_float=str)
+    outermost = names[-1]
+    return _join(pointer, next(name for name in outermost if outermost.count(name) > 1))
+
+
+def _join(pointer: str, name: str | int) -> str:
+    return f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}"
+
+
+def _malformation(raw: bytes, reason: str) -> str:
+    for match in _SURROGATE.finditer(raw):
+        if match[1]:
+            return f"lone surrogate escape at byte {match.start()}"
+    return f"malformed JSON: {reason.removeprefix('JSON is malformed: ')}"
+
+
+def _flaw(message: str, pointer: str) -> Flaw:
+    """msgspec's words with its path as a pointer, and without the client's values."""
+    reason, _, path = message.partition(" - at `$")
+    for name, index in _PATH_STEP.findall(path):
+        pointer = _join(pointer, name or index)
+    if match := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", reason, re.DOTALL):
+        reason = "is unknown" if "unknown" in match[1] else "is required"
+        pointer = _join(pointer, match[2])
+    elif reason.startswith("Invalid enum value"):
+        reason = "is none of the allowed values"
+    elif "matching regex" in reason:
+        reason = "has characters or a form that is not allowed"
+    return Flaw(pointer=pointer, message=reason[:1].lower() + reason[1:])
+
+
+def parse_query(query: bytes, struct: type[T]) -> T:
+    """The struct of a query string without unknown or repeated parameters. Raises InvalidInput."""
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
+    except ValueError:
+        raise InvalidInput(Flaw(parameter="", message="the query is no UTF-8 of at most 64 parameters")) from None
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InvalidInput(Flaw(parameter=repeated, message="the parameter is repeated"))
+    try:
+        return msgspec.convert(values, struct, strict=False)
+    except msgspec.ValidationError as error:
+        flaw = _flaw(str(error), "")
+        raise InvalidInput(Flaw(parameter=(flaw.pointer or "/")[1:], message=flaw.message)) from None
+
+
+def parse_message(raw: bytes, limit_bytes: int, pointer: str = "") -> IncomingMessage:
+    """One message. Raises InvalidInput, and TooLarge when its payloads exceed `limit_bytes`."""
+    message = parse_object(raw, _NEW_MESSAGE, pointer)
+    payloads = {name: check_payload(name, getattr(message, name), pointer) for name in _PAYLOADS}
+    check_content(payloads, pointer)
+    body_bytes = measure_payloads(payloads, limit_bytes, pointer)
+    return IncomingMessage(
+        message.role,
+        message.status or DEFAULT_STATUS,
+        message.client_id,
+        message.tool_call_id,
+        message.name,
+        message.model,
+        **payloads,
+        body_bytes=body_bytes,
+        fingerprint=fingerprint_of(raw),
+    )
+
+
+def parse_messages(raws: list[Raw], limit_bytes: int) -> list[IncomingMessage]:
+    """The messages of an envelope's `messages`. Raises InvalidInput, also for a client id that comes twice; TooLarge."""
+    messages = [parse_message(bytes(raw), limit_bytes, f"/messages/{place}") for place, raw in enumerate(raws)]
+    known: set[str] = set()
+    for place, message in enumerate(messages):
+        if message.client_id in known:
+            raise InvalidInput(Flaw(pointer=f"/messages/{place}/client_id", message="comes twice in the request"))
+        if message.client_id is not None:
+            known.add(message.client_id)
+    return messages
+
+
+def parse_append(body: bytes, limit_bytes: int) -> list[IncomingMessage]:
+    """The messages of an append: a message object, or `{"messages": [...]}`. Raises InvalidInput and TooLarge."""
+    if b'"messages"' in body and _has_member(body, "messages"):
+        return parse_messages(parse_object(body, _NEW_MESSAGES).messages, limit_bytes)
+    return [parse_message(body, limit_bytes)]
+
+
+def _has_member(body: bytes, name: str) -> bool:
+    try:
+        return name in _MEMBERS.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+
+
+def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | None]]:
+    """The change, and the payloads it sets, None for those it clears. Raises InvalidInput."""
+    change = parse_object(body, _MESSAGE_CHANGE)
+    names = [name for name in _PAYLOADS if bytes(getattr(change, name, b""))]
+    return change, {name: check_payload(name, getattr(change, name)) for name in names}
+
+
+def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
+    """A payload's bytes, None when it is absent or null. Raises InvalidInput when its shape is wrong or it is too large."""
+    payload = bytes(raw)
+    if payload in {b"", b"null"}:
+        return None
+    pointer = _join(pointer, name)
+    if payload[0] not in _PAYLOADS[name]:
+        raise InvalidInput(Flaw(pointer=pointer, message=_SHAPES[_PAYLOADS[name]]))
+    if name == "content" and payload[0] == ord("["):
+        try:
+            _PARTS.decode(payload)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(_flaw(str(error), pointer)) from None
+    if name == "metadata" and len(payload) > METADATA_LIMIT_BYTES:
+        raise InvalidInput(Flaw(pointer=pointer, message=f"is larger than {METADATA_LIMIT_BYTES} bytes"))
+    return payload
+
+
+def check_content(payloads: dict[str, bytes | None], pointer: str = "") -> None:
+    """A message says something: content, or calls in its place. Raises InvalidInput."""
+    if not any(payloads.get(name) for name in ("content", "tool_calls", "function_calls")):
+        message = "is required where neither tool_calls nor function_calls is there"
+        raise InvalidInput(Flaw(pointer=_join(pointer, "content"), message=message))
+
+
+def measure_payloads(payloads: dict[str, bytes | None], limit_bytes: int, pointer: str = "") -> int:
+    """The bytes of one message's payloads. Raises TooLarge."""
+    body_bytes = sum(len(payload) for payload in payloads.values() if payload)
+    if body_bytes > limit_bytes:
+        raise TooLarge(f"the message at '{pointer}' has {body_bytes} bytes of payload, more than {limit_bytes}")
+    return body_bytes
+
+
+def count_tokens(usage: bytes | None) -> tuple[int, int]:
+    """The input and output tokens that a usage object reports; 0 where it says nothing we know."""
+    try:
+        counts = _USAGE.decode(usage or b"{}")
+    except (msgspec.DecodeError, RecursionError):
+        return 0, 0
+    return counts.input_tokens or counts.prompt_tokens, counts.output_tokens or counts.completion_tokens
+
+
+def parse_new_conversation(
+    body: bytes, limit_bytes: int
+) -> tuple[NewConversation, bytes | None, list[IncomingMessage]]:
+    """The conversation, its metadata and its first messages. Raises InvalidInput and TooLarge."""
+    conversation = parse_object(body, _NEW_CONVERSATION)
+    metadata = check_payload("metadata", conversation.metadata)
+    return conversation, metadata, parse_messages(conversation.messages or [], limit_bytes)
+
+
+def parse_conversation_change(body: bytes) -> ConversationChange:
+    """The change. Raises InvalidInput."""
+    change = parse_object(body, _CONVERSATION_CHANGE)
+    check_payload("metadata", change.metadata)
+    return change
+
+
+def parse_fork(body: bytes) -> ConversationFork:
+    """How to fork. Raises InvalidInput."""
+    return parse_object(body, _FORK)
+
+
+def parse_restoration(body: bytes) -> MessagesRestoration:
+    """Which messages to restore. Raises InvalidInput."""
+    return parse_object(body, _RESTORATION)

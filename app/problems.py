@@ -1,0 +1,135 @@
+"""Problem details (RFC 9457) for everything that can go wrong: the one place that knows domain errors and HTTP."""
+
+import logging
+import re
+import secrets
+import traceback
+from typing import Annotated
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.datastructures import State
+from litestar.types import HTTPScope
+from msgspec import Meta, Struct
+
+from app import errors
+from app.errors import DomainError, Flaw
+
+MEDIA_TYPE = "application/problem+json"
+_logger = logging.getLogger("verbatim.problems")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:~-]{1,128}")
+
+
+class MethodNotAllowed(DomainError):
+    """The path does not know this method."""
+
+
+class InternalError(DomainError):
+    """The service failed; the log has this request_id."""
+
+
+PROBLEMS: dict[type[DomainError], tuple[int, str]] = {
+    errors.InvalidInput: (400, "invalid-input"),
+    errors.ReservedId: (400, "reserved-id"),
+    errors.UserRequired: (400, "user-required"),
+    errors.InvalidCredentials: (401, "invalid-credentials"),
+    errors.UserMismatch: (403, "user-mismatch"),
+    errors.NotFound: (404, "not-found"),
+    MethodNotAllowed: (405, "method-not-allowed"),
+    errors.ConversationExists: (409, "conversation-exists"),
+    errors.ConversationDeleted: (409, "conversation-deleted"),
+    errors.KeyTaken: (409, "key-taken"),
+    errors.PreconditionFailed: (412, "precondition-failed"),
+    errors.TooLarge: (413, "too-large"),
+    errors.UnsupportedMediaType: (415, "unsupported-media-type"),
+    errors.IdempotencyKeyReused: (422, "idempotency-key-reused"),
+    errors.ClientIdReused: (422, "client-id-reused"),
+    InternalError: (500, "internal-error"),
+    errors.Unavailable: (503, "unavailable"),
+}
+
+
+class Problem(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What went wrong, by RFC 9457."""
+
+    type: Annotated[str, Meta(description="`urn:verbatim:problem:<name>`: stable, made for programs.")]
+    title: Annotated[str, Meta(description="Never varies for a type.")]
+    status: int
+    detail: Annotated[str, Meta(description="What is special about this occurrence.")] | None = None
+    errors: Annotated[tuple[Flaw, ...], Meta(description="What is wrong with the input, and where.")] = ()
+    conversation_id: Annotated[str, Meta(description="The conversation in the way.")] | None = None
+    last_seq: Annotated[int, Meta(description="Of the conversation's version now.")] | None = None
+    revision: Annotated[int, Meta(description="Of the conversation's version now.")] | None = None
+    request_id: Annotated[str, Meta(description="Also in the header `x-request-id`, and in the log.")]
+
+
+def request_id_of(scope: HTTPScope) -> str:
+    """The gateway's x-request-id when it is well-formed, else one made for this request."""
+    state: dict[str, object] = scope.setdefault("state", {})
+    if not isinstance(request_id := state.get("request_id"), str):
+        given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        is_good = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
+        request_id = given[0].decode() if is_good else secrets.token_hex(16)
+        state["request_id"] = request_id
+    return request_id
+
+
+def type_of(error: type[DomainError]) -> str:
+    """The `type` of an error's problem."""
+    return f"urn:verbatim:problem:{PROBLEMS[error][1]}"
+
+
+def title_of(error: type[DomainError]) -> str:
+    """The `title` of an error's problem: the first line of its docstring."""
+    return (error.__doc__ or "").partition("\n")[0]
+
+
+def answer_error(request: Request[object, object, State], error: Exception) -> Response[bytes]:
+    """The answer to a request that raised: a problem, whatever was raised."""
+    headers = {}
+    if isinstance(error, HTTPException):
+        headers = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+    problem = _translate(error)
+    if isinstance(problem, InternalError):
+        _log(error, request_id_of(request.scope))
+    if isinstance(problem, errors.Unavailable):
+        headers["Retry-After"] = str(problem.retry_after_seconds)
+    if isinstance(problem, errors.InvalidCredentials):
+        headers["WWW-Authenticate"] = "Bearer"
+    status, _ = PROBLEMS[type(problem)]
+    body = Problem(
+        type=type_of(type(problem)),
+        title=title_of(type(problem)),
+        status=status,
+        detail=problem.detail,
+        errors=getattr(problem, "flaws", ()),
+        conversation_id=getattr(problem, "conversation_id", None),
+        last_seq=getattr(problem, "last_seq", None),
+        revision=getattr(problem, "revision", None),
+        request_id=request_id_of(request.scope),
+    )
+    return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _log(error: Exception, request_id: str) -> None:
+    """Class, SQLSTATE and place, never the error's own words: a driver's may hold what a client said."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{frame.filename}:{frame.lineno}"
+    _logger.error("%s %s %s at %s", request_id, type(error).__name__, getattr(error, "sqlstate", None) or "-", place)
+
+
+def _translate(error: Exception) -> DomainError:
+    match error:
+        case DomainError():
+            return error
+        case MethodNotAllowedException():
+            return MethodNotAllowed()
+        case NotFoundException():
+            return errors.NotFound()
+        case HTTPException(status_code=413):
+            return errors.TooLarge("the body is larger than the limit")
+        case HTTPException(status_code=status) if 400 <= status < 500:  # noqa: PLR2004  # the class of client errors
+            return errors.InvalidInput(detail="the request is malformed")
+        case _:
+            return InternalError()

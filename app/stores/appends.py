@@ -1,0 +1,241 @@
+"""Appends: atomic, in order, exactly once (contract 1)."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+from msgspec import Struct
+
+from app.errors import ClientIdReused, Flaw, IdempotencyKeyReused, NotFound, PreconditionFailed, ReservedId, Unavailable
+from app.headers import Expected
+from app.identifiers import MessageIds
+from app.payloads import IncomingMessage, count_tokens
+from app.queries import Conn, Query
+from app.wire.messages import Appended, AppendedMessage, Version
+
+_ATTEMPTS = 5
+"""A lost race is decided by the next attempt; more than one loss needs deletes in between."""
+
+
+class _Made(Struct, frozen=True):
+    seq: int
+    created_at: datetime
+    last_seq: int
+    revision: int
+
+
+class _Stored(Struct, frozen=True):
+    """A message that the request's key or client ids name."""
+
+    seq: int
+    client_id: str | None
+    append_key: str | None
+    append_count: int | None
+    fingerprint: bytes | None
+    created_at: datetime
+
+
+class _Fingerprint(Struct, frozen=True):
+    seq: int
+    fingerprint: bytes | None
+
+
+_APPEND_ONE = Query("append_message", _Made)
+_APPEND_MANY = Query("append_messages", _Made)
+_GET_VERSION = Query("get_version", Version)
+_LIST_STORED = Query("list_stored", _Stored)
+_LIST_FINGERPRINTS = Query("list_fingerprints", _Fingerprint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """A request to append: its messages, its key and the SHA-256 of its body, the version it expects."""
+
+    messages: list[IncomingMessage]
+    key: str | None
+    fingerprint: bytes
+    expected: Expected | None
+
+    @property
+    def client_ids(self) -> list[str] | None:
+        """The client ids when they decide whether it is a replay: only without a key."""
+        if self.key is not None:
+            return None
+        return [message.client_id for message in self.messages if message.client_id is not None] or None
+
+
+def refuse_reserved_ids(messages: list[IncomingMessage], ids: MessageIds, *, is_batch: bool = True) -> None:
+    """Raises ReservedId for a client id that has the form of a message id of this conversation."""
+    for place, message in enumerate(messages):
+        if message.client_id is not None and ids.seq(message.client_id) is not None:
+            pointer = f"/messages/{place}/client_id" if is_batch else "/client_id"
+            raise ReservedId(Flaw(pointer=pointer, message="has the form of a message id of this conversation"))
+
+
+def columns_of(messages: list[IncomingMessage]) -> dict[str, object]:
+    """The messages as one array for each column, with the sums of their tokens."""
+    tokens = [count_tokens(message.usage) for message in messages]
+    return {
+        "roles": [message.role for message in messages],
+        "statuses": [message.status for message in messages],
+        "message_client_ids": [message.client_id for message in messages],
+        "tool_call_ids": [message.tool_call_id for message in messages],
+        "names": [message.name for message in messages],
+        "models": [message.model for message in messages],
+        "contents": [message.content for message in messages],
+        "tool_calls": [message.tool_calls for message in messages],
+        "audio_files": [message.audio_files for message in messages],
+        "function_calls": [message.function_calls for message in messages],
+        "usages": [message.usage for message in messages],
+        "metadata": [message.metadata for message in messages],
+        "body_bytes": [message.body_bytes for message in messages],
+        "input_tokens": sum(count for count, _ in tokens),
+        "output_tokens": sum(count for _, count in tokens),
+    }
+
+
+async def append_messages(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append
+) -> tuple[Appended, bool]:
+    """What the append made, and whether it is a replay of what an earlier one made.
+
+    Raises NotFound, PreconditionFailed, IdempotencyKeyReused, ClientIdReused, and Unavailable after too many lost races.
+    """
+    ids = MessageIds(conversation_id)
+    for _ in range(_ATTEMPTS):
+        is_taken = False
+        try:
+            if made := await _write(connection, owner_id, conversation_id, append):
+                return _answer(append, ids, made), False
+        except asyncpg.UniqueViolationError:
+            is_taken = True
+        if replayed := await _replay(connection, owner_id, conversation_id, append, ids, is_taken=is_taken):
+            return replayed, True
+    raise Unavailable
+
+
+async def _write(connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append) -> _Made | None:
+    expected = append.expected or Expected()
+    key_values: dict[str, object] = {
+        "owner_id": owner_id,
+        "conversation_id": conversation_id,
+        "append_key": append.key,
+        "client_ids": append.client_ids,
+        "expected_seq": expected.seq,
+        "expected_revision": expected.revision,
+    }
+    fingerprints = _fingerprints(append)
+    if len(append.messages) > 1:
+        columns = columns_of(append.messages)
+        return await _APPEND_MANY.fetch_one(connection, **key_values, **columns, fingerprints=fingerprints)
+    message = append.messages[0]
+    input_tokens, output_tokens = count_tokens(message.usage)
+    return await _APPEND_ONE.fetch_one(
+        connection,
+        **key_values,
+        role=message.role,
+        status=message.status,
+        client_id=message.client_id,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        model=message.model,
+        content=message.content,
+        tool_calls=message.tool_calls,
+        audio_files=message.audio_files,
+        function_calls=message.function_calls,
+        usage=message.usage,
+        metadata=message.metadata,
+        fingerprint=fingerprints[0],
+        body_bytes=message.body_bytes,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+    )
+
+
+def _fingerprints(append: Append) -> list[bytes | None]:
+    """With a key, the request's on the first row; else each message's own, where client ids decide."""
+    if append.key is not None:
+        return [append.fingerprint, *[None] * (len(append.messages) - 1)]
+    if append.client_ids is None:
+        return [None] * len(append.messages)
+    return [message.fingerprint for message in append.messages]
+
+
+def _answer(append: Append, ids: MessageIds, made: _Made) -> Appended:
+    return Appended(
+        messages=[
+            AppendedMessage(id=ids.of(seq), client_id=message.client_id, seq=seq, created_at=made.created_at)
+            for seq, message in enumerate(append.messages, made.seq)
+        ],
+        last_seq=made.last_seq,
+        revision=made.revision,
+    )
+
+
+async def _replay(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append, ids: MessageIds, *, is_taken: bool
+) -> Appended | None:
+    """The answer to a repeated request; None: nothing of it is stored, and the write may be tried again."""
+    version = await _GET_VERSION.fetch_one(connection, owner_id=owner_id, id=conversation_id)
+    if version is None:
+        raise NotFound
+    stored = await _LIST_STORED.fetch(
+        connection,
+        owner_id=owner_id,
+        conversation_id=conversation_id,
+        append_key=append.key,
+        client_ids=[message.client_id for message in append.messages if message.client_id is not None],
+    )
+    if append.key is None and stored:
+        messages = await _replay_by_client_ids(connection, owner_id, conversation_id, append, ids, stored)
+        return Appended(messages=messages, last_seq=version.last_seq, revision=version.revision)
+    for row in stored:
+        if row.append_key == append.key:
+            if row.fingerprint != append.fingerprint:
+                raise IdempotencyKeyReused
+            return _answer(append, ids, _Made(row.seq, row.created_at, version.last_seq, version.revision))
+    if stored and is_taken:
+        raise ClientIdReused
+    expected = append.expected or Expected()
+    if expected.seq not in {None, version.last_seq} or expected.revision not in {None, version.revision}:
+        raise PreconditionFailed(version.last_seq, version.revision)
+    return None
+
+
+async def _replay_by_client_ids(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append, ids: MessageIds, stored: list[_Stored]
+) -> list[AppendedMessage]:
+    """All client ids must be stored without a key, each with the same message; others follow by their place."""
+    by_client_id = {row.client_id: row for row in stored}
+    found = [by_client_id.get(message.client_id) if message.client_id else None for message in append.messages]
+    for message, row in zip(append.messages, found, strict=True):
+        if message.client_id and (row is None or row.append_key or row.fingerprint != message.fingerprint):
+            raise ClientIdReused
+    first_seq, created_at = next((row.seq - place, row.created_at) for place, row in enumerate(found) if row)
+    if None in found:
+        await _refuse_other_messages(connection, owner_id, conversation_id, append, first_seq)
+    return [
+        AppendedMessage(
+            id=ids.of(row.seq if row else seq),
+            client_id=message.client_id,
+            seq=row.seq if row else seq,
+            created_at=row.created_at if row else created_at,
+        )
+        for seq, (message, row) in enumerate(zip(append.messages, found, strict=True), first_seq)
+    ]
+
+
+async def _refuse_other_messages(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append, first_seq: int
+) -> None:
+    """A batch in which some messages have no client id is the same only where it stands whole."""
+    rows = await _LIST_FINGERPRINTS.fetch(
+        connection,
+        owner_id=owner_id,
+        conversation_id=conversation_id,
+        from_seq=first_seq,
+        through_seq=first_seq + len(append.messages) - 1,
+    )
+    if [row.fingerprint for row in rows] != [message.fingerprint for message in append.messages]:
+        raise ClientIdReused

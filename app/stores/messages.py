@@ -1,0 +1,236 @@
+"""Messages: found, listed, changed, deleted, restored. How they come in is in `appends`."""
+
+from datetime import datetime
+from uuid import UUID
+
+from msgspec import UNSET, Raw, Struct
+
+from app.errors import Flaw, InvalidInput, NotFound
+from app.headers import Expected
+from app.identifiers import LAST_SEQ_LIMIT, MessageIds
+from app.pages import PAGE_LIMIT_BYTES, Page
+from app.payloads import check_content, count_tokens, measure_payloads
+from app.queries import Conn, NoRow, Query
+from app.stores.conversations import lock_conversation
+from app.wire.messages import DEFAULT_STATUS, Message, MessageChange, MessageListing, Role, Status, Version
+
+
+class _Row(Struct, frozen=True):
+    client_id: str | None
+    conversation_id: UUID
+    seq: int
+    role: Role
+    content: Raw | None
+    tool_calls: Raw | None
+    tool_call_id: str | None
+    name: str | None
+    audio_files: Raw | None
+    function_calls: Raw | None
+    model: str | None
+    usage: Raw | None
+    status: Status
+    metadata: Raw | None
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class _ListRow(_Row, frozen=True):
+    next_seq: int | None
+
+
+class _Seq(Struct, frozen=True):
+    seq: int
+
+
+_GET_VERSION = Query("get_version", Version)
+_GET = Query("get_message", _Row)
+_FIND_SEQ = Query("find_message_seq", _Seq)
+_LIST = Query("list_messages", _ListRow)
+_LIST_DESCENDING = Query("list_messages_descending", _ListRow)
+_UPDATE = Query("update_message", NoRow)
+_DELETE = Query("delete_messages", Version)
+_RESTORE = Query("restore_messages", Version)
+
+
+def _message(row: _Row, ids: MessageIds) -> Message:
+    return Message(
+        id=ids.of(row.seq),
+        client_id=row.client_id,
+        conversation_id=str(row.conversation_id),
+        seq=row.seq,
+        role=row.role,
+        content=row.content,
+        tool_calls=row.tool_calls,
+        tool_call_id=row.tool_call_id,
+        name=row.name,
+        audio_files=row.audio_files,
+        function_calls=row.function_calls,
+        model=row.model,
+        usage=row.usage,
+        status=row.status,
+        metadata=row.metadata,
+        revision=row.revision,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+async def list_messages(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, listing: MessageListing
+) -> Page[Message]:
+    """A page of at most PAGE_LIMIT_BYTES of payload, or of one message. Raises NotFound."""
+    rows = await (_LIST if listing.order == "asc" else _LIST_DESCENDING).fetch(
+        connection,
+        owner_id=owner_id,
+        conversation_id=conversation_id,
+        after_seq=listing.after or 0,
+        before_seq=LAST_SEQ_LIMIT if listing.before is None else listing.before,
+        page_size=listing.limit,
+        page_bytes=PAGE_LIMIT_BYTES,
+    )
+    if not rows and await _GET_VERSION.fetch_one(connection, owner_id=owner_id, id=conversation_id) is None:
+        raise NotFound
+    has_more = bool(rows) and rows[-1].next_seq is not None
+    ids = MessageIds(conversation_id)
+    return Page(
+        data=[_message(row, ids) for row in rows],
+        has_more=has_more,
+        next_cursor=str(rows[-1].seq) if has_more else None,
+    )
+
+
+async def get_message(connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str) -> Message:
+    """The message with this id or client id. Raises NotFound."""
+    ids = MessageIds(conversation_id)
+    seq = await _seq_of(connection, owner_id, conversation_id, message_id)
+    return _message(await _get(connection, owner_id, conversation_id, seq), ids)
+
+
+async def _seq_of(connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str) -> int:
+    seq = MessageIds(conversation_id).seq(message_id)
+    if seq is not None:
+        return seq
+    found = await _FIND_SEQ.fetch_one(
+        connection, owner_id=owner_id, conversation_id=conversation_id, client_id=message_id
+    )
+    if found is None:
+        raise NotFound
+    return found.seq
+
+
+async def _get(connection: Conn, owner_id: UUID, conversation_id: UUID, seq: int) -> _Row:
+    row = await _GET.fetch_one(connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq)
+    if row is None:
+        raise NotFound
+    return row
+
+
+class MessagePatch(Struct, kw_only=True, frozen=True):
+    """A change, the payloads it sets (None: cleared), and the most payload the message may have."""
+
+    change: MessageChange
+    payloads: dict[str, bytes | None]
+    limit_bytes: int
+
+
+async def update_message(
+    connection: Conn,
+    owner_id: UUID,
+    conversation_id: UUID,
+    message_id: str,
+    patch: MessagePatch,
+    expected: Expected | None,
+) -> tuple[Message, Version]:
+    """The changed message and the conversation's version; a change of nothing makes no revision.
+
+    Raises NotFound, PreconditionFailed, InvalidInput when nothing would be said, TooLarge.
+    """
+    change, ids = patch.change, MessageIds(conversation_id)
+    async with lock_conversation(connection, owner_id, conversation_id, expected) as version:
+        seq = await _seq_of(connection, owner_id, conversation_id, message_id)
+        row = await _get(connection, owner_id, conversation_id, seq)
+        if not patch.payloads and change.tool_call_id is UNSET and change.status is UNSET:
+            return _message(row, ids), version
+        names = ("content", "tool_calls", "audio_files", "function_calls", "usage", "metadata")
+        stored = {name: None if getattr(row, name) is None else bytes(getattr(row, name)) for name in names}
+        payloads = stored | patch.payloads
+        check_content(payloads)
+        body_bytes = measure_payloads(payloads, patch.limit_bytes)
+        old_tokens, new_tokens = count_tokens(stored["usage"]), count_tokens(payloads["usage"])
+        await _UPDATE.execute(
+            connection,
+            owner_id=owner_id,
+            conversation_id=conversation_id,
+            seq=seq,
+            content=payloads["content"],
+            tool_calls=payloads["tool_calls"],
+            tool_call_id=row.tool_call_id if change.tool_call_id is UNSET else change.tool_call_id,
+            function_calls=payloads["function_calls"],
+            metadata=payloads["metadata"],
+            usage=payloads["usage"],
+            status=row.status if change.status is UNSET else change.status or DEFAULT_STATUS,
+            body_bytes=body_bytes,
+            input_tokens=new_tokens[0] - old_tokens[0],
+            output_tokens=new_tokens[1] - old_tokens[1],
+        )
+        changed = await _get(connection, owner_id, conversation_id, seq)
+        return _message(changed, ids), Version(version.last_seq, changed.revision)
+
+
+async def delete_message(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str, expected: Expected | None
+) -> Version:
+    """Hides one message; the version after. Raises NotFound and PreconditionFailed."""
+    async with lock_conversation(connection, owner_id, conversation_id, expected) as version:
+        seq = await _seq_of(connection, owner_id, conversation_id, message_id)
+        deleted = await _delete(connection, owner_id, conversation_id, seq, seq, version)
+        if deleted is None:
+            raise NotFound
+        return deleted
+
+
+async def truncate_messages(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, from_seq: int, expected: Expected | None
+) -> Version:
+    """Hides the messages from a seq on; the version after, the same as before where there was nothing to hide.
+
+    Raises NotFound and PreconditionFailed.
+    """
+    async with lock_conversation(connection, owner_id, conversation_id, expected) as version:
+        through_seq = version.last_seq
+        return await _delete(connection, owner_id, conversation_id, from_seq, through_seq, version) or version
+
+
+async def _delete(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, from_seq: int, through_seq: int, version: Version
+) -> Version | None:
+    return await _DELETE.fetch_one(
+        connection,
+        owner_id=owner_id,
+        conversation_id=conversation_id,
+        from_seq=from_seq,
+        through_seq=through_seq,
+        revision=version.revision + 1,
+    )
+
+
+async def restore_messages(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, revision: int, restore_days: int
+) -> Version:
+    """Brings back what the call hid that answered this revision; the version after.
+
+    Raises NotFound: no such conversation, nothing hidden by such a call, or past the window.
+    """
+    async with lock_conversation(connection, owner_id, conversation_id) as version:
+        restored = await _RESTORE.fetch_one(
+            connection,
+            owner_id=owner_id,
+            conversation_id=conversation_id,
+            deleted_revision=revision,
+            revision=version.revision + 1,
+            restore_days=restore_days,
+        )
+        if restored is None:
+            raise NotFound
+        return restored

@@ -1,0 +1,77 @@
+"""Purges: what is past its window, or asked to go at once, is erased in bounded batches."""
+
+from itertools import groupby
+from uuid import UUID
+
+from msgspec import Struct
+
+from app.headers import Expected
+from app.queries import Conn, NoRow, Query
+from app.stores.conversations import lock_conversation
+
+BATCH_SIZE = 5000
+"""The most rows that one statement erases."""
+
+
+class _Conversation(Struct, frozen=True):
+    owner_id: UUID
+    id: UUID
+
+
+class _Message(Struct, frozen=True):
+    owner_id: UUID
+    conversation_id: UUID
+    seq: int
+
+
+_EXPIRE = Query("expire_conversation", NoRow)
+_PURGE_CONVERSATION = Query("purge_conversation", NoRow)
+_PURGE_CONVERSATION_MESSAGES = Query("purge_conversation_messages", NoRow)
+_PURGE_MESSAGES = Query("purge_messages", NoRow)
+_LIST_CONVERSATIONS = Query("list_expired_conversations", _Conversation)
+_LIST_MESSAGES = Query("list_expired_messages", _Message)
+
+
+async def purge_conversation(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, expected: Expected | None
+) -> None:
+    """Erases a conversation, deleted before or not. Raises NotFound and PreconditionFailed.
+
+    It vanishes at once and for good; what an interruption leaves is erased by the next purge.
+    """
+    async with lock_conversation(connection, owner_id, conversation_id, expected, is_deleted=True):
+        await _EXPIRE.execute(connection, owner_id=owner_id, id=conversation_id)
+    await _erase(connection, owner_id, conversation_id, 0)
+
+
+async def purge(connection: Conn, restore_days: int) -> tuple[int, int]:
+    """Erases all that was deleted longer ago than `restore_days`; how many conversations and single messages."""
+    conversation_count = message_count = 0
+    while conversations := await _LIST_CONVERSATIONS.fetch(
+        connection, restore_days=restore_days, batch_size=BATCH_SIZE
+    ):
+        for conversation in conversations:
+            await _erase(connection, conversation.owner_id, conversation.id, restore_days)
+        conversation_count += len(conversations)
+    while messages := await _LIST_MESSAGES.fetch(connection, restore_days=restore_days, batch_size=BATCH_SIZE):
+        messages.sort(key=lambda message: (message.owner_id, message.conversation_id, message.seq))
+        for (owner_id, conversation_id), group in groupby(
+            messages, key=lambda row: (row.owner_id, row.conversation_id)
+        ):
+            message_count += await _PURGE_MESSAGES.execute(
+                connection,
+                owner_id=owner_id,
+                conversation_id=conversation_id,
+                seqs=[message.seq for message in group],
+                restore_days=restore_days,
+            )
+    return conversation_count, message_count
+
+
+async def _erase(connection: Conn, owner_id: UUID, conversation_id: UUID, restore_days: int) -> None:
+    erased = BATCH_SIZE
+    while erased == BATCH_SIZE:
+        erased = await _PURGE_CONVERSATION_MESSAGES.execute(
+            connection, owner_id=owner_id, conversation_id=conversation_id, batch_size=BATCH_SIZE
+        )
+    await _PURGE_CONVERSATION.execute(connection, owner_id=owner_id, id=conversation_id, restore_days=restore_days)
