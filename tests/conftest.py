@@ -1,0 +1,168 @@
+"""One PostgreSQL for the run, a migrated template in it, and a database of its own for each test."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import psycopg
+import pytest
+from litestar import Litestar
+from psycopg import sql
+
+from app.database import connect
+from app.database_url import DatabaseUrl
+from app.embedded import EmbeddedServer, embedded_postgres
+from app.main import create_app
+from app.migrations import migrate
+from app.queries import Conn
+from app.settings import Settings
+from app.stores import service_keys
+
+TEMPLATE = "verbatim_template"
+# A test may lose its data with the machine, but it sees every plan and every conflict.
+FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    data_dir = Path(tempfile.gettempdir(), f"verbatim-test-{uuid4().hex[:12]}")
+    try:
+        with embedded_postgres(data_dir, FAST) as server:
+            yield server
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def run_sql(url: DatabaseUrl, statement: str, *names: str) -> None:
+    with psycopg.connect(**url.for_libpq(), autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedServer) -> EmbeddedServer:
+    run_sql(server.url(), "CREATE DATABASE {}", TEMPLATE)
+    migrate(server.url(TEMPLATE))
+    return server
+
+
+@pytest.fixture
+def url(template: EmbeddedServer) -> Iterator[DatabaseUrl]:
+    """A migrated, empty database."""
+    name = f"test_{next(_numbers)}"
+    run_sql(template.url(), "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, TEMPLATE)
+    yield template.url(name)
+    run_sql(template.url(), "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+async def connection(url: DatabaseUrl) -> AsyncIterator[Conn]:
+    """A connection to the test's database, beside the service's own."""
+    connection = await connect(url, 5)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(pool_size=20)
+
+
+@asynccontextmanager
+async def running(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Litestar]:
+    """The application, started; its lifespan is entered and left by one task, as Litestar wants it."""
+    app = create_app(settings, url)
+    started, stopped = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with app.lifespan():
+            started.set()
+            await stopped.wait()
+
+    life = asyncio.create_task(live())
+    await started.wait()
+    yield app
+    stopped.set()
+    await life
+
+
+@pytest.fixture
+async def app(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Litestar]:
+    async with running(settings, url) as app:
+        yield app
+
+
+def client_of(app: Litestar, key: str | None = None, **headers: str) -> httpx.AsyncClient:
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://verbatim", headers=headers, timeout=30
+    )
+
+
+NewKey = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def new_key(connection: Conn) -> NewKey:
+    """Makes a key: of the tenant `acme` and no user unless the test says otherwise."""
+
+    async def make(tenant: str = "acme", user: str | None = None, *, is_admin: bool = False) -> str:
+        key = service_keys.new_key()
+        await service_keys.create_service_key(connection, key, tenant, user, is_admin=is_admin)
+        return key
+
+    return make
+
+
+@pytest.fixture
+async def alice(app: Litestar, new_key: NewKey) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that acts for Alice of the tenant acme."""
+    async with client_of(app, await new_key(user="alice")) as client:
+        yield client
+
+
+@pytest.fixture
+async def bob(app: Litestar, new_key: NewKey) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that acts for Bob, of the same tenant."""
+    async with client_of(app, await new_key(user="bob")) as client:
+        yield client
+
+
+async def new_conversation(client: httpx.AsyncClient, texts: list[str] | None = None, **members: object) -> str:
+    """The path of a new conversation, with a user's message for each text."""
+    if texts:
+        members["messages"] = [{"role": "user", "content": text} for text in texts]
+    answer = await client.post("/v1/conversations", json=members)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["Location"]
+
+
+async def append(client: httpx.AsyncClient, path: str, *texts: str, **headers: str) -> httpx.Response:
+    """Appends a user's message for each text; one text is sent as a message, several as a batch."""
+    messages = [{"role": "user", "content": text} for text in texts]
+    body = messages[0] if len(messages) == 1 else {"messages": messages}
+    return await client.post(f"{path}/messages", json=body, headers=headers)
+
+
+async def contents(client: httpx.AsyncClient, path: str) -> list[object]:
+    """What the conversation says now, in order."""
+    answer = await client.get(f"{path}/messages", params={"limit": 1000})
+    assert answer.status_code == 200, answer.text
+    return [message["content"] for message in answer.json()["data"]]
+
+
+def problem(answer: httpx.Response) -> str:
+    """The name of the problem that an answer is, having checked that it is one."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body = answer.json()
+    assert body["status"] == answer.status_code
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return body["type"].removeprefix("urn:verbatim:problem:")
