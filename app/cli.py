@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
+import shlex
 import signal
 import socket
 import sys
@@ -166,7 +166,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
         if options.local:
             migrate(settings.parsed_migration_url() or url)
             key_path = settings.data_dir / "key"
-            _run(url, lambda connection: _ready_key(connection, key_path))
+            _ready_key(url, key_path)
         _refuse_other_migrations(url)
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         _serve(settings, url, listener, lambda: _announce(settings, address, key_path))
@@ -187,20 +187,20 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def _ready_key(connection: Conn, path: Path) -> None:
+def _ready_key(url: DatabaseUrl, path: Path) -> None:
     """Sees to it that the file holds a key that is let in; makes one where it does not."""
     key = path.read_text().strip() if path.exists() else ""
     prefix = service_keys.prefix_of(key)
-    known = await service_keys.get_service_key(connection, prefix) if prefix else None
-    if prefix and known is None:
-        await service_keys.create_service_key(connection, key, "default", "local")
-    elif known is None or known.revoked_at is not None:
+    known = _run(url, lambda connection: service_keys.get_service_key(connection, prefix)) if prefix else None
+    if known is not None and known.revoked_at is None:
+        return
+    if known is not None or prefix is None:
         key = service_keys.new_key()
-        await service_keys.create_service_key(connection, key, "default", "local")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{key}\n")
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(f"{key}\n")
+    _run(url, lambda connection: service_keys.create_service_key(connection, key, "default", "local"))
 
 
 def _refuse_other_migrations(url: DatabaseUrl) -> None:
@@ -228,7 +228,7 @@ def _announce(settings: Settings, address: str, key_path: Path | None) -> None:
 Verbatim serves on {address}  (API: {address}/docs)
   key   {key_path.read_text().strip()}  (in {key_path})
   data  {where}
-  try   curl -H "Authorization: Bearer $(cat {key_path})" -X PUT {address}/v1/conversations/by-key/default
+  try   curl -H "Authorization: Bearer $(cat {shlex.quote(str(key_path))})" -X PUT {address}/v1/conversations/by-key/default
 Ctrl-C stops it; the data stays.
 """,
         flush=True,

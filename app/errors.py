@@ -37,7 +37,7 @@ class ReservedId(InvalidInput):
 
 
 class UserRequired(InvalidInput):
-    """This key acts for no user of its own: name one in X-User-Id."""
+    """The key acts for no user of its own: name one in X-User-Id."""
 
 
 class InvalidCredentials(DomainError):

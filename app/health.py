@@ -35,7 +35,7 @@ class Health:
     async def is_ready(self) -> bool:
         """Whether conversations can be read and no migration is missing.
 
-        One that this release does not know is no reason to stop: a newer release may have applied it before its roll-out.
+        One that is unknown here is no reason to stop: a newer release applies its own before its roll-out.
         """
         async with self._lock:
             if monotonic() >= self._known_until:

@@ -44,7 +44,7 @@ def is_name(text: str) -> bool:
 
 
 def owner_id_of(tenant_id: str, user_id: str) -> UUID:
-    """The id of an owner, the same on every replica. Both names must be valid (`is_name`), else two pairs could share it."""
+    """The id of an owner, the same on every replica; of invalid names (`is_name`) two pairs could share it."""
     return _hashed_uuid(b"verbatim.owner\0" + tenant_id.encode() + b"\x1f" + user_id.encode())
 
 

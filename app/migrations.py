@@ -50,7 +50,7 @@ class Backend(PostgresqlPsycopgBackend):
         return connection
 
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002  # yoyo's signature
-        """Applies and marks; without a transaction where the migration asks for none, so its statements must be re-runnable."""
+        """Applies and marks; what a migration does without a transaction must be re-runnable."""
         if not migration.use_transactions:
             migration.process_steps(self, "apply")
         with self.transaction():
@@ -60,7 +60,7 @@ class Backend(PostgresqlPsycopgBackend):
             self.connection.execute(_NOTE_CHECKSUM, (migration.id, _checksum(migration.id)))
 
     def get_log_data(self, migration: Migration | None = None, operation: str = "apply") -> dict[str, object]:
-        """yoyo's log entry without the names of host and user, which a container may not have."""
+        """Yoyo's log entry without the names of host and user, which a container may not have."""
         data = {"username": "", "hostname": ""}
         identity = migration.id if migration else "", migration.hash if migration else ""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())

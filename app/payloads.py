@@ -95,6 +95,8 @@ class IncomingMessage(Struct, frozen=True):
     metadata: bytes | None
     body_bytes: int
     fingerprint: bytes
+    pointer: str
+    """Where it stands in its request."""
 
 
 async def read(body: bytes, parse: Callable[[bytes], T]) -> T:
@@ -186,7 +188,7 @@ def _malformation(raw: bytes, reason: str) -> str:
 
 
 def _flaw(message: str, pointer: str) -> Flaw:
-    """msgspec's words with its path as a pointer, and without the client's values."""
+    """Msgspec's words with its path as a pointer, and without the client's values."""
     reason, _, path = message.partition(" - at `$")
     for name, index in _PATH_STEP.findall(path):
         pointer = _join(pointer, name or index)
@@ -234,16 +236,17 @@ def parse_message(raw: bytes, limit_bytes: int, pointer: str = "") -> IncomingMe
         **payloads,
         body_bytes=body_bytes,
         fingerprint=fingerprint_of(raw),
+        pointer=pointer,
     )
 
 
 def parse_messages(raws: list[Raw], limit_bytes: int) -> list[IncomingMessage]:
-    """The messages of an envelope's `messages`. Raises InvalidInput, also for a client id that comes twice; TooLarge."""
+    """The messages of an envelope's `messages`. Raises InvalidInput, also where a client id comes twice; TooLarge."""
     messages = [parse_message(bytes(raw), limit_bytes, f"/messages/{place}") for place, raw in enumerate(raws)]
     known: set[str] = set()
-    for place, message in enumerate(messages):
+    for message in messages:
         if message.client_id in known:
-            raise InvalidInput(Flaw(pointer=f"/messages/{place}/client_id", message="comes twice in the request"))
+            raise InvalidInput(Flaw(pointer=f"{message.pointer}/client_id", message="comes twice in the request"))
         if message.client_id is not None:
             known.add(message.client_id)
     return messages
@@ -271,7 +274,7 @@ def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | 
 
 
 def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
-    """A payload's bytes, None when it is absent or null. Raises InvalidInput when its shape is wrong or it is too large."""
+    """A payload's bytes, None when it is absent or null. Raises InvalidInput for a wrong shape or size."""
     payload = bytes(raw)
     if payload in {b"", b"null"}:
         return None

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.datastructures import State
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.types import HTTPScope
 from msgspec import Meta, Struct
 

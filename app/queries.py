@@ -20,7 +20,9 @@ RowT = TypeVar("RowT", bound=Struct)
 _HEADER = re.compile(r"^-- name: (?P<name>\w+)\((?P<parameters>(?:[\w\s,]|\n--)*)\)$", re.MULTILINE)
 _TOKENS = re.compile(
     r"""
-    (?P<skipped> '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | :: | (?<=[\w\]]):\w )
+    (?<!\w)[eE]'(?:[^'\\]|\\.)*' | '(?:[^']|'')*' | "(?:[^"]|"")*" | /\*.*?\*/ | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
+    | :: | (?<=[\w\]]):\w
+    | (?P<gap>(?:\s*--[^\n]*|\s*\n)+\s*)
     | :(?P<parameter>[a-z_]\w*)
     """,
     re.VERBOSE | re.DOTALL,
@@ -42,11 +44,12 @@ class Text(Struct, frozen=True):
 def parse_queries(text: str, source: str) -> dict[str, Text]:
     """The queries of one file. Raises ValueError naming file and line."""
     queries: dict[str, Text] = {}
+    for marker in re.finditer("-- name:", text):
+        if not _HEADER.match(text, marker.start()):
+            raise ValueError(f"{_place(text, source, marker)}: not of the form -- name: name(parameter, ...)")
     headers = list(_HEADER.finditer(text))
-    if text.count("-- name:") != len(headers):
-        raise ValueError(f"{source}: a '-- name:' line is not of the form name(parameter, ...)")
     for header, following in zip(headers, [*headers[1:], None], strict=True):
-        place = f"{source}:{text.count(chr(10), 0, header.start()) + 1}"
+        place = _place(text, source, header)
         parameters = tuple(re.findall(r"\w+", header["parameters"]))
         if header["name"] in queries or len(set(parameters)) != len(parameters):
             raise ValueError(f"{place}: {header['name']} or one of its parameters is named twice")
@@ -55,19 +58,23 @@ def parse_queries(text: str, source: str) -> dict[str, Text]:
     return queries
 
 
+def _place(text: str, source: str, match: re.Match[str]) -> str:
+    return f"{source}:{text.count(chr(10), 0, match.start()) + 1}"
+
+
 def _numbered(body: str, parameters: tuple[str, ...], place: str) -> str:
     used = set()
 
     def number(token: re.Match[str]) -> str:
         name = token["parameter"]
         if name is None:
-            return "" if token[0].startswith("--") else token[0]
+            return token[0] if token["gap"] is None else "\n"
         if name not in parameters:
             raise ValueError(f"{place}: :{name} is not declared")
         used.add(name)
         return f"${parameters.index(name) + 1}"
 
-    sql = re.sub(r"\s*\n\s*", "\n", _TOKENS.sub(number, body)).strip().removesuffix(";")
+    sql = _TOKENS.sub(number, body).strip().removesuffix(";")
     if unused := set(parameters) - used:
         raise ValueError(f"{place}: {', '.join(sorted(unused))} declared but unused")
     return sql

@@ -65,11 +65,11 @@ class Append:
         return [message.client_id for message in self.messages if message.client_id is not None] or None
 
 
-def refuse_reserved_ids(messages: list[IncomingMessage], ids: MessageIds, *, is_batch: bool = True) -> None:
+def refuse_reserved_ids(messages: list[IncomingMessage], ids: MessageIds) -> None:
     """Raises ReservedId for a client id that has the form of a message id of this conversation."""
-    for place, message in enumerate(messages):
+    for message in messages:
         if message.client_id is not None and ids.seq(message.client_id) is not None:
-            pointer = f"/messages/{place}/client_id" if is_batch else "/client_id"
+            pointer = f"{message.pointer}/client_id"
             raise ReservedId(Flaw(pointer=pointer, message="has the form of a message id of this conversation"))
 
 
@@ -100,7 +100,7 @@ async def append_messages(
 ) -> tuple[Appended, bool]:
     """What the append made, and whether it is a replay of what an earlier one made.
 
-    Raises NotFound, PreconditionFailed, IdempotencyKeyReused, ClientIdReused, and Unavailable after too many lost races.
+    Raises NotFound, PreconditionFailed, IdempotencyKeyReused, ClientIdReused; Unavailable after too many lost races.
     """
     ids = MessageIds(conversation_id)
     for _ in range(_ATTEMPTS):

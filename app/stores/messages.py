@@ -5,7 +5,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Raw, Struct
 
-from app.errors import Flaw, InvalidInput, NotFound
+from app.errors import NotFound
 from app.headers import Expected
 from app.identifiers import LAST_SEQ_LIMIT, MessageIds
 from app.pages import PAGE_LIMIT_BYTES, Page
