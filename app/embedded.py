@@ -339,7 +339,13 @@ def _allows(script: str, path: Path, account: pwd.struct_passwd) -> bool:
 
 def _run(command: Sequence[str | Path], account: pwd.struct_passwd | None) -> tuple[int, bytes]:
     with _spawn(command, account, PIPE) as child:
-        output, _ = child.communicate()
+        try:
+            output, _ = child.communicate()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # initdb, and the server it works with
+            child.wait()
+            raise
     return child.returncode, output
 
 

@@ -14,6 +14,9 @@ from msgspec import Struct
 
 SQL_DIR = Path(__file__).parent.parent / "sql"
 
+BULK_SECONDS = 30.0
+"""The limit of a statement over a whole conversation: 100,000 messages take 2 to 5 s."""
+
 Conn: TypeAlias = "Connection[Record] | PoolConnectionProxy[Record]"
 RowT = TypeVar("RowT", bound=Struct)
 
@@ -95,12 +98,15 @@ IN_USE: dict[str, type[Struct]] = {}
 
 
 class Query(Generic[RowT]):
-    """One statement: its text, its parameters' order and the struct that its columns fill in order."""
+    """One statement: its text, its parameters' order and the struct that its columns fill in order.
 
-    def __init__(self, name: str, row_type: type[RowT]) -> None:
+    Its time limit is the pool's unless it has one of its own.
+    """
+
+    def __init__(self, name: str, row_type: type[RowT], timeout_seconds: float | None = None) -> None:
         if name not in TEXTS:
             raise ValueError(f"there is no query {name} in {SQL_DIR}")
-        self.name, self.row_type = name, row_type
+        self.name, self.row_type, self._timeout_seconds = name, row_type, timeout_seconds
         self.sql, self.parameters = TEXTS[name].sql, TEXTS[name].parameters
         IN_USE[name] = row_type
 
@@ -112,14 +118,15 @@ class Query(Generic[RowT]):
     async def fetch(self, connection: Conn, **values: object) -> list[RowT]:
         """All rows. Raises what asyncpg raises."""
         row_type = self.row_type
-        return [row_type(*record) for record in await connection.fetch(self.sql, *self._arguments(values))]
+        records = await connection.fetch(self.sql, *self._arguments(values), timeout=self._timeout_seconds)
+        return [row_type(*record) for record in records]
 
     async def fetch_one(self, connection: Conn, **values: object) -> RowT | None:
         """The first row, None when there is none. Raises what asyncpg raises."""
-        record = await connection.fetchrow(self.sql, *self._arguments(values))
+        record = await connection.fetchrow(self.sql, *self._arguments(values), timeout=self._timeout_seconds)
         return None if record is None else self.row_type(*record)
 
     async def execute(self, connection: Conn, **values: object) -> int:
         """Runs a statement that returns no row; the number of rows it wrote. Raises what asyncpg raises."""
-        status = await connection.execute(self.sql, *self._arguments(values))
+        status = await connection.execute(self.sql, *self._arguments(values), timeout=self._timeout_seconds)
         return int(status.rpartition(" ")[2])

@@ -46,4 +46,4 @@ class ServiceController(Controller):
     async def get_docs(self, documents: NamedDependency[Documents]) -> Response[bytes]:
         """Get the OpenAPI document as a page."""
         headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
-        return Response(documents.docs, media_type="text/html; charset=utf-8", headers=headers)
+        return Response(documents.docs, media_type="text/html", headers=headers)

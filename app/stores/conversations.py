@@ -23,7 +23,7 @@ from app.headers import Expected
 from app.identifiers import Owner, new_conversation_id
 from app.pages import FRONT, Page, Position, decode_cursor, encode_cursor
 from app.payloads import IncomingMessage
-from app.queries import Conn, NoRow, Query
+from app.queries import BULK_SECONDS, Conn, NoRow, Query
 from app.stores.appends import Append, append_messages
 from app.wire.conversations import Conversation, ConversationChange, ConversationFork, ConversationListing, ForkedFrom
 from app.wire.messages import Version
@@ -88,7 +88,7 @@ _UPDATE = Query("update_conversation", _Id)
 _DELETE = Query("delete_conversation", NoRow)
 _RESTORE = Query("restore_conversation", _Id)
 _FIND_KEY_HOLDER = Query("find_key_holder", _Id)
-_FORK = Query("fork_conversation", _Id)
+_FORK = Query("fork_conversation", _Id, BULK_SECONDS)
 
 
 class ConversationPlan(Struct, kw_only=True, frozen=True):

@@ -10,7 +10,7 @@ from app.headers import Expected
 from app.identifiers import LAST_SEQ_LIMIT, MessageIds
 from app.pages import PAGE_LIMIT_BYTES, Page
 from app.payloads import check_content, count_tokens, measure_payloads
-from app.queries import Conn, NoRow, Query
+from app.queries import BULK_SECONDS, Conn, NoRow, Query
 from app.stores.conversations import lock_conversation
 from app.wire.messages import DEFAULT_STATUS, Message, MessageChange, MessageListing, Role, Status, Version
 
@@ -49,8 +49,8 @@ _FIND_SEQ = Query("find_message_seq", _Seq)
 _LIST = Query("list_messages", _ListRow)
 _LIST_DESCENDING = Query("list_messages_descending", _ListRow)
 _UPDATE = Query("update_message", NoRow)
-_DELETE = Query("delete_messages", Version)
-_RESTORE = Query("restore_messages", Version)
+_DELETE = Query("delete_messages", Version, BULK_SECONDS)
+_RESTORE = Query("restore_messages", Version, BULK_SECONDS)
 
 
 def _message(row: _Row, ids: MessageIds) -> Message:

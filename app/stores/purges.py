@@ -6,7 +6,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from app.headers import Expected
-from app.queries import Conn, NoRow, Query
+from app.queries import BULK_SECONDS, Conn, NoRow, Query
 from app.stores.conversations import lock_conversation
 
 BATCH_SIZE = 5000
@@ -25,8 +25,8 @@ class _Message(Struct, frozen=True):
 
 
 _EXPIRE = Query("expire_conversation", NoRow)
-_PURGE_CONVERSATION = Query("purge_conversation", NoRow)
-_PURGE_CONVERSATION_MESSAGES = Query("purge_conversation_messages", NoRow)
+_PURGE_CONVERSATION = Query("purge_conversation", NoRow, BULK_SECONDS)
+_PURGE_CONVERSATION_MESSAGES = Query("purge_conversation_messages", NoRow, BULK_SECONDS)
 _PURGE_MESSAGES = Query("purge_messages", NoRow)
 _LIST_CONVERSATIONS = Query("list_expired_conversations", _Conversation)
 _LIST_MESSAGES = Query("list_expired_messages", _Message)
