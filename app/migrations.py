@@ -37,6 +37,11 @@ class _Applied(Struct, frozen=True):
     migration_id: str
 
 
+class _Record(Struct, frozen=True):
+    is_there: bool
+
+
+_FIND_RECORD = Query("find_migration_record", _Record)
 _LIST_APPLIED = Query("list_applied_migrations", _Applied)
 
 
@@ -85,8 +90,8 @@ def migration_ids() -> list[str]:
 
 async def find_differences(connection: Conn) -> tuple[list[str], list[str]]:
     """The migrations that the database misses, and those it has that this release does not know."""
-    has_record = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", _TABLE)
-    rows = await _LIST_APPLIED.fetch(connection) if has_record else []
+    (record,) = await _FIND_RECORD.fetch(connection)
+    rows = await _LIST_APPLIED.fetch(connection) if record.is_there else []
     applied, known = {row.migration_id for row in rows}, set(migration_ids())
     return sorted(known - applied), sorted(applied - known)
 

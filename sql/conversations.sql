@@ -20,16 +20,35 @@ VALUES (
 RETURNING created_at;
 
 -- name: find_conversation_conflict(owner_id, id, key)
--- What stands in the way of creating a conversation with this id and key; the id comes first.
+-- What stands in the way of creating a conversation with this id and key; the id comes first. Two
+-- look-ups: with OR a generic plan can read all conversations of the owner.
 SELECT
     id,
     deleted_at,
     fingerprint
-FROM conversations
-WHERE
-    owner_id = :owner_id
-    AND (id = :id OR (key = :key AND deleted_at IS NULL))
-ORDER BY (id = :id) DESC
+FROM (
+    SELECT
+        id,
+        deleted_at,
+        fingerprint,
+        1 AS place
+    FROM conversations
+    WHERE
+        owner_id = :owner_id
+        AND id = :id
+    UNION ALL
+    SELECT
+        id,
+        deleted_at,
+        fingerprint,
+        2 AS place
+    FROM conversations
+    WHERE
+        owner_id = :owner_id
+        AND key = :key
+        AND deleted_at IS NULL
+) AS conflict
+ORDER BY place
 LIMIT 1;
 
 -- name: get_conversation(owner_id, id)
@@ -257,7 +276,8 @@ WHERE
     AND id = :id;
 
 -- name: restore_conversation(owner_id, id, restore_days)
--- The row is locked. No row: it is past its window. 23505: its key is taken.
+-- The row is locked. No row: it is past its window. 23505: its key is taken. IS TRUE, here and
+-- wherever one owner's rows are meant, keeps the planner off the index over all owners' deleted_at.
 UPDATE conversations
 SET
     deleted_at = NULL,
@@ -267,35 +287,28 @@ SET
 WHERE
     owner_id = :owner_id
     AND id = :id
-    AND deleted_at > now() - make_interval(days => :restore_days)
+    AND (deleted_at > now() - make_interval(days => :restore_days)) IS TRUE
 RETURNING id;
 
 -- name: find_key_holder(owner_id, id)
 -- The live conversation that has taken the key of this deleted one.
-SELECT holder.id
-FROM conversations AS conversation
-INNER JOIN conversations AS holder ON conversation.key = holder.key
+SELECT id
+FROM conversations
 WHERE
-    conversation.owner_id = :owner_id
-    AND conversation.id = :id
-    AND holder.owner_id = :owner_id
-    AND holder.deleted_at IS NULL
-    AND holder.id <> :id;
+    owner_id = :owner_id
+    AND key = (
+        SELECT conversation.key
+        FROM conversations AS conversation
+        WHERE
+            conversation.owner_id = :owner_id
+            AND conversation.id = :id
+    )
+    AND deleted_at IS NULL
+    AND id <> :id;
 
 -- name: fork_conversation(owner_id, id, source_id, through_seq, title)
 -- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's.
-WITH kept_messages AS MATERIALIZED (
-    SELECT
-        seq,
-        role,
-        row_number() OVER (ORDER BY seq) AS forked_seq
-    FROM messages
-    WHERE
-        owner_id = :owner_id
-        AND conversation_id = :source_id
-        AND seq <= :through_seq
-        AND deleted_at IS NULL
-), counted_messages AS (
+WITH counted_messages AS (
     SELECT
         count(*) AS last_seq,
         count(*) FILTER (WHERE role = 'user') AS user_message_count,
@@ -303,7 +316,12 @@ WITH kept_messages AS MATERIALIZED (
         count(*) FILTER (WHERE role = 'tool') AS tool_message_count,
         count(*) FILTER (WHERE role = 'system') AS system_message_count,
         count(*) FILTER (WHERE role = 'developer') AS developer_message_count
-    FROM kept_messages
+    FROM messages
+    WHERE
+        owner_id = :owner_id
+        AND conversation_id = :source_id
+        AND seq <= :through_seq
+        AND deleted_at IS NULL
 ), forked_conversation AS (
     INSERT INTO conversations (
         owner_id, id, last_seq, created_at, updated_at, active_at,
@@ -343,7 +361,7 @@ WITH kept_messages AS MATERIALIZED (
     SELECT
         message.owner_id,
         :id,
-        kept_messages.forked_seq,
+        row_number() OVER (ORDER BY message.seq),
         message.created_at,
         message.updated_at,
         message.body_bytes,
@@ -361,11 +379,12 @@ WITH kept_messages AS MATERIALIZED (
         message.usage,
         message.metadata,
         message.source
-    FROM kept_messages
-    INNER JOIN messages AS message ON kept_messages.seq = message.seq
+    FROM messages AS message
     WHERE
         message.owner_id = :owner_id
         AND message.conversation_id = :source_id
+        AND message.seq <= :through_seq
+        AND message.deleted_at IS NULL
 )
 
 SELECT id FROM forked_conversation;

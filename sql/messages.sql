@@ -266,7 +266,8 @@ RETURNING
 
 -- name: restore_messages(owner_id, conversation_id, deleted_revision, revision, restore_days)
 -- The conversation is locked; revision is its next one. Brings back what the call deleted that
--- answered deleted_revision. No row: nothing to bring back, or past the window.
+-- answered deleted_revision. No row: nothing to bring back, or past the window. `revision > 0` is
+-- the index's own condition, without which a generic plan cannot use it.
 WITH restored_messages AS (
     UPDATE messages
     SET
@@ -277,7 +278,8 @@ WITH restored_messages AS (
         owner_id = :owner_id
         AND conversation_id = :conversation_id
         AND messages.revision = :deleted_revision
-        AND deleted_at > now() - make_interval(days => :restore_days)
+        AND messages.revision > 0
+        AND (deleted_at > now() - make_interval(days => :restore_days)) IS TRUE
     RETURNING role
 ), counted_messages AS (
     SELECT

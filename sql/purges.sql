@@ -11,21 +11,25 @@ ORDER BY deleted_at
 LIMIT :batch_size;
 
 -- name: purge_conversation_messages(owner_id, conversation_id, batch_size)
--- Of a conversation that is past its window: one batch, lowest seq first.
-DELETE FROM messages AS message
-USING (
-    SELECT purged.seq
-    FROM messages AS purged
-    WHERE
-        purged.owner_id = :owner_id
-        AND purged.conversation_id = :conversation_id
-    ORDER BY purged.seq
-    LIMIT :batch_size
-) AS expired_message
+-- Of a conversation that is past its window: one batch, lowest seq first. A range of seq: a generic
+-- plan of a join with the batch reads the conversation again for each of its rows, and without the
+-- lower bound the planner expects a third of the conversation and reads the table.
+DELETE FROM messages
 WHERE
-    message.owner_id = :owner_id
-    AND message.conversation_id = :conversation_id
-    AND message.seq = expired_message.seq;
+    owner_id = :owner_id
+    AND conversation_id = :conversation_id
+    AND seq BETWEEN 1 AND (
+        SELECT max(expired_message.seq)
+        FROM (
+            SELECT message.seq
+            FROM messages AS message
+            WHERE
+                message.owner_id = :owner_id
+                AND message.conversation_id = :conversation_id
+            ORDER BY message.seq
+            LIMIT :batch_size
+        ) AS expired_message
+    );
 
 -- name: purge_conversation(owner_id, id, restore_days)
 -- Nothing happens unless it is past its window. Messages that are left go with it.
@@ -33,7 +37,7 @@ DELETE FROM conversations
 WHERE
     owner_id = :owner_id
     AND id = :id
-    AND deleted_at <= now() - make_interval(days => :restore_days);
+    AND (deleted_at <= now() - make_interval(days => :restore_days)) IS TRUE;
 
 -- name: list_expired_messages(restore_days, batch_size)
 -- Over all owners: messages deleted longer ago than they can be restored.
@@ -53,4 +57,4 @@ WHERE
     owner_id = :owner_id
     AND conversation_id = :conversation_id
     AND seq = any(:seqs::bigint[])
-    AND deleted_at <= now() - make_interval(days => :restore_days);
+    AND (deleted_at <= now() - make_interval(days => :restore_days)) IS TRUE;

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from app.wire.messages import MESSAGES_LIMIT, ClientId, Metadata, RawMessage, Revision
+from app.wire.messages import MESSAGES_LIMIT, Metadata, RawMessage, Revision
 
 ConversationId = Annotated[
     str,
@@ -88,7 +88,7 @@ class Conversation(Struct, kw_only=True, frozen=True):
 
     id: ConversationId
     user_id: Annotated[str, Meta(description="The person it belongs to.")]
-    key: ClientId | None
+    key: Key | None
     title: str | None
     metadata: Metadata
     tags: list[str]
