@@ -222,13 +222,14 @@ def _announce(settings: Settings, address: str, key_path: Path | None) -> None:
     if key_path is None:
         _logger.info("serving on %s", address)
         return
+    quoted_path = shlex.quote(str(key_path))
     where = settings.parsed_database_url() or f"{settings.data_dir.absolute()}/postgres"
     print(
         f"""
 Verbatim serves on {address}  (API: {address}/docs)
   key   {key_path.read_text().strip()}  (in {key_path})
   data  {where}
-  try   curl -H "Authorization: Bearer $(cat {shlex.quote(str(key_path))})" -X PUT {address}/v1/conversations/by-key/default
+  try   curl -H "Authorization: Bearer $(cat {quoted_path})" -X PUT {address}/v1/conversations/by-key/default
 Ctrl-C stops it; the data stays.
 """,
         flush=True,
