@@ -12,6 +12,7 @@ from app.database_url import DatabaseUrl, parse_database_url
 
 PREFIX = "VERBATIM_"
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+_ALGORITHM = r"\s*(?:[RPE]S(?:256|384|512)|EdDSA)\s*"
 
 
 class SettingsError(Exception):
@@ -53,27 +54,38 @@ class Settings(Struct, kw_only=True, frozen=True):
     jwt_issuer: Annotated[str | None, Meta(description="The `iss` of JWTs that are let in. Unset: no JWT is.")] = None
     jwt_audience: Annotated[str | None, Meta(description="The `aud` that a JWT must name.")] = None
     jwt_jwks_file: Annotated[Path | None, Meta(description="The issuer's public keys (a JWKS) in a file.")] = None
-    jwt_jwks_url: Annotated[str | None, Meta(description="The issuer's public keys (a JWKS) by URL.")] = None
+    jwt_jwks_url: Annotated[
+        Annotated[str, Meta(pattern="^https?://")] | None, Meta(description="The issuer's public keys (a JWKS) by URL.")
+    ] = None
     jwt_algorithms: Annotated[
-        str, Meta(description="The signature algorithms that are let in, separated by commas.")
+        str,
+        Meta(
+            pattern=f"^{_ALGORITHM}(?:,{_ALGORITHM})*$",
+            description="The signature algorithms that are let in, separated by commas.",
+        ),
     ] = "RS256,ES256,EdDSA"
     jwt_tenant_claim: Annotated[str, Meta(description="The claim that names the tenant.")] = "tenant"
 
     def parsed_database_url(self) -> DatabaseUrl | None:
         """The database, None for the embedded one. Raises SettingsError."""
-        return self._parse("DATABASE_URL", self.database_url)
+        return self._parse("DATABASE_URL", self.database_url, self._password())
 
     def parsed_migration_url(self) -> DatabaseUrl | None:
         """The database as `migrate` reaches it, None for the embedded one. Raises SettingsError."""
-        return self._parse("VERBATIM_MIGRATION_DATABASE_URL", self.migration_database_url) or self.parsed_database_url()
+        url = self._parse("VERBATIM_MIGRATION_DATABASE_URL", self.migration_database_url)
+        return url or self.parsed_database_url()
 
-    def _parse(self, name: str, text: str | None) -> DatabaseUrl | None:
-        if text is None:
-            return None
+    def _password(self) -> str | None:
         try:
-            password = self.database_password_file.read_text().rstrip("\n") if self.database_password_file else None
+            return self.database_password_file.read_text().rstrip("\n") if self.database_password_file else None
         except OSError as error:
             raise SettingsError(f"VERBATIM_DATABASE_PASSWORD_FILE cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SettingsError("VERBATIM_DATABASE_PASSWORD_FILE cannot be read: it is no UTF-8") from None
+
+    def _parse(self, name: str, text: str | None, password: str | None = None) -> DatabaseUrl | None:
+        if text is None:
+            return None
         try:
             return parse_database_url(text, password=password, allow_unverified=self.allow_unverified_database)
         except ValueError as error:
