@@ -1,8 +1,9 @@
 """The OpenAPI document, made from the routes: each handler says what it takes and answers in its `opt`."""
 
 import inspect
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_type_hints
 
 import msgspec
@@ -14,10 +15,13 @@ from msgspec import Struct
 from app import errors
 from app.errors import DomainError
 from app.problems import PROBLEMS, InternalError, Problem, title_of, type_of
+from app.wire.conversations import ConversationId, Key
 
 Json = dict[str, object]
 
 REF = "#/components/schemas/{name}"
+_NULL = {"type": "null"}
+_GENERIC = re.compile(r"(\w+)_(\w+)_$")  # as msgspec names a Page[Message]
 _COMMON_ERRORS = (errors.InvalidInput, errors.InvalidCredentials, errors.UserMismatch, errors.UserRequired)
 _ALWAYS_POSSIBLE = (InternalError, errors.Unavailable)
 _BODY_ERRORS = (errors.TooLarge, errors.UnsupportedMediaType)
@@ -67,10 +71,16 @@ _ANSWER_HEADERS: dict[str, Json] = {
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
     "x-request-id": {
         "description": "The request's own `x-request-id` when it was well-formed, else one made for it.",
         "schema": {"type": "string"},
     },
+}
+_TAGS = {
+    "conversations": "Made, found, listed, changed, deleted, restored, forked.",
+    "messages": "Appended once, in order, kept as they came; read, edited, deleted, restored.",
+    "service": "Open to all, since it holds no data.",
 }
 
 
@@ -102,7 +112,7 @@ def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
     operations: list[Operation] = [handler.opt["operation"] for _, handler in handlers]
     types: list[object] = [kind for operation in operations for kind in operation.body]
     types += [kind for operation in operations for kind in operation.answers.values() if kind is not None]
-    _, components = msgspec.json.schema_components([*types, Problem], ref_template=REF)
+    _, schemas = msgspec.json.schema_components([*types, Problem], ref_template=REF)
     paths: dict[str, Json] = defaultdict(dict)
     for path, handler in sorted(handlers, key=lambda pair: pair[0]):
         for method in sorted(handler.http_methods):
@@ -117,10 +127,11 @@ def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
         },
         "servers": [{"url": "/"}],
         "security": [{"serviceKey": []}, {"jwt": []}],
-        "tags": [{"name": "conversations"}, {"name": "messages"}, {"name": "service"}],
+        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": _tidy_components(schemas),
+            "headers": _ANSWER_HEADERS,
             "securitySchemes": {
                 "serviceKey": {"type": "http", "scheme": "bearer", "description": "`vb_<prefix>_<secret>`"},
                 "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -140,7 +151,7 @@ def _operation(path: str, handler: HTTPRouteHandler) -> Json:
     document: Json = {
         "operationId": handler.operation_id,
         "summary": summary.rstrip("."),
-        "tags": sorted(handler.tags or ()),
+        "tags": handler.resolve_tags(),
         "parameters": _parameters(path, operation, is_open=is_open),
         "responses": _responses(operation, is_open=is_open),
     }
@@ -162,14 +173,84 @@ def _operation(path: str, handler: HTTPRouteHandler) -> Json:
 
 def _schema(kind: object) -> Json:
     (schema,), _ = msgspec.json.schema_components([kind], ref_template=REF)
-    return schema
+    return _tidy(schema)
+
+
+def _tidy_components(schemas: Mapping[str, Json]) -> Json:
+    """The schemas by the names that refer to them; an enumeration is one of its own, named for its member."""
+    components: Json = {_GENERIC.sub(r"\2\1", name): _tidy(schema) for name, schema in schemas.items()}
+    for schema in list(components.values()):
+        for name, member in _object(_object(schema).get("properties")).items():
+            enumeration = {"type": "string", "enum": [value for value in _list(_object(member).get("enum")) if value]}
+            title = name.title().replace("_", "")
+            if enumeration["enum"] and components.setdefault(title, enumeration) == enumeration:
+                reference: Json = {"$ref": REF.format(name=title)}
+                is_nullable = None in _list(_object(member)["enum"])
+                _object(_object(schema)["properties"])[name] = (
+                    {"anyOf": [reference, _NULL]} if is_nullable else reference
+                )
+    return components
+
+
+def _tidy(value: Json) -> Json:
+    """A schema as generators of clients like it best, which says the same.
+
+    No noise, null as a type beside the other, 64-bit integers and times as such, patterns without what only Python
+    knows.
+    """
+    schema = {name: _tidy_part(part) for name, part in value.items() if _says_something(name, part)}
+    if isinstance(schema.get("$ref"), str):
+        schema["$ref"] = _GENERIC.sub(r"\2\1", str(schema["$ref"]))
+    if isinstance(schema.get("pattern"), str):
+        schema["pattern"] = str(schema["pattern"]).replace(r"$(?!\n)", "$").replace(r"\u0000", r"\x00")
+    if schema.get("type") == "integer":
+        schema["format"] = "int64"
+    if "enum" in schema:
+        schema.setdefault("type", "string")
+    for name, member in _object(schema.get("properties")).items():
+        if name.endswith("_at"):
+            _object(member)["format"] = "date-time"
+    return _with_null(schema)
+
+
+def _says_something(name: str, part: object) -> bool:
+    if name == "title":
+        return not isinstance(part, str)
+    return name not in {"default", "required"} or part not in (None, [], ())
+
+
+def _tidy_part(part: object) -> object:
+    if isinstance(part, list):
+        return [_tidy_part(item) for item in part]
+    return _tidy(part) if isinstance(part, dict) else part
+
+
+def _with_null(schema: Json) -> Json:
+    options = _list(schema.get("anyOf"))
+    others = [_object(option) for option in options if option != _NULL]
+    if len(options) != 2 or len(others) != 1 or "$ref" in others[0]:  # noqa: PLR2004  # a type or null
+        return schema
+    (other,) = others
+    rest = {name: part for name, part in schema.items() if name != "anyOf"}
+    if isinstance(other.get("type"), str):
+        other = other | {"type": [other["type"], "null"]}
+        if "enum" in other:
+            other["enum"] = [*_list(other["enum"]), None]
+    return other | rest
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _parameters(path: str, operation: Operation, *, is_open: bool) -> list[Json]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     parameters: list[Json] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": _PATH_EXAMPLES[name]}
-        for name in names
+        {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS[name]} for name in names
     ]
     if operation.query is not None:
         parameters += _query_parameters(operation.query)
@@ -177,10 +258,20 @@ def _parameters(path: str, operation: Operation, *, is_open: bool) -> list[Json]
     return parameters + [{"name": name, "in": "header", "required": False, **_HEADERS[name]} for name in headers]
 
 
-_PATH_EXAMPLES = {
-    "conversation_id": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10",
-    "message_id": "f9873934-b5db-8f35-807d-ae0000000001",
-    "key": "default",
+def _described(schema: Json) -> Json:
+    """A schema whose description stands beside it."""
+    rest = {name: part for name, part in schema.items() if name != "description"}
+    return {"description": schema.get("description", ""), "schema": rest}
+
+
+_PATH_PARAMETERS: dict[str, Json] = {
+    "conversation_id": {**_described(_schema(ConversationId)), "example": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"},
+    "message_id": {
+        "description": "The message's `id` or its `client_id`.",
+        "schema": {"type": "string"},
+        "example": "f9873934-b5db-8f35-807d-ae0000000001",
+    },
+    "key": {**_described(_schema(Key)), "example": "default"},
 }
 
 
@@ -188,19 +279,12 @@ def _query_parameters(struct: type[Struct]) -> list[Json]:
     hints = get_type_hints(struct, include_extras=True)
     parameters = []
     for field in msgspec.structs.fields(struct):
-        schema = dict(_schema(hints[field.name]))
-        description = schema.pop("description", "")
+        schema = _schema(hints[field.name])
+        if isinstance(schema.get("type"), list):
+            schema["type"] = next(kind for kind in _list(schema["type"]) if kind != "null")
         if not field.required and field.default is not None:
             schema["default"] = field.default
-        parameters.append(
-            {
-                "name": field.name,
-                "in": "query",
-                "required": field.required,
-                "description": description,
-                "schema": schema,
-            }
-        )
+        parameters.append({"name": field.name, "in": "query", "required": field.required, **_described(schema)})
     return parameters
 
 
@@ -210,7 +294,7 @@ def _responses(operation: Operation, *, is_open: bool) -> Json:
         names = (*operation.answer_headers, "x-request-id")
         response: Json = {
             "description": _REASONS[status],
-            "headers": {name: _ANSWER_HEADERS[name] for name in names},
+            "headers": _answer_headers(names),
         }
         if kind is not None:
             response["content"] = {"application/json": {"schema": _schema(kind)}}
@@ -228,6 +312,10 @@ def _responses(operation: Operation, *, is_open: bool) -> Json:
     return responses
 
 
+def _answer_headers(names: Sequence[str]) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
 _REASONS = {
     200: "Done, or done before.",
     201: "Made.",
@@ -237,10 +325,12 @@ _REASONS = {
 
 
 def _problem_response(status: int, kinds: list[type[DomainError]]) -> Json:
-    names = ("x-request-id", "Retry-After") if errors.Unavailable in kinds else ("x-request-id",)
+    names = ["x-request-id"]
+    names += ["Retry-After"] if errors.Unavailable in kinds else []
+    names += ["WWW-Authenticate"] if errors.InvalidCredentials in kinds else []
     return {
         "description": " Or: ".join(f"`{type_of(kind)}`: {title_of(kind)}" for kind in kinds),
-        "headers": {name: _ANSWER_HEADERS[name] for name in names},
+        "headers": _answer_headers(names),
         "content": {
             "application/problem+json": {
                 "schema": {"$ref": REF.format(name="Problem")},
