@@ -24,8 +24,12 @@ _POLL_SECONDS = 0.2
 _CREATE_CHECKSUMS = (
     "CREATE TABLE IF NOT EXISTS migration_checksums (migration_id text PRIMARY KEY, sha256 text NOT NULL)"
 )
-_NOTE_CHECKSUM = "INSERT INTO migration_checksums (migration_id, sha256) VALUES (%s, %s)"
-_LIST_CHECKSUMS = "SELECT migration_id, sha256 FROM migration_checksums"
+_NOTE_CHECKSUM = (
+    "INSERT INTO migration_checksums (migration_id, sha256) VALUES (%s, %s)"
+    " ON CONFLICT (migration_id) DO UPDATE SET sha256 = excluded.sha256"
+)
+# A migration that was taken back has left its checksum, but is applied no more.
+_LIST_CHECKSUMS = "SELECT migration_id, sha256 FROM migration_checksums INNER JOIN _yoyo_migration USING (migration_id)"
 _LIST_INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
 
 
@@ -49,9 +53,13 @@ class Backend(PostgresqlPsycopgBackend):
     """yoyo over our own connection arguments; a migration and its mark are one transaction."""
 
     def connect(self, dburi: DatabaseUrl) -> "psycopg.Connection[tuple[object, ...]]":
-        """A connection that gives up on a lock rather than queue everybody behind it."""
+        """A connection that gives up on a lock rather than queue everybody behind it.
+
+        The server ends its statement soon after we die: the locks of a killed migration are not in the next one's way.
+        """
         connection = _connect(dburi)
         connection.execute("SET lock_timeout = '5s'")
+        connection.execute("SET client_connection_check_interval = '1s'")
         return connection
 
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002  # yoyo's signature
@@ -80,7 +88,7 @@ class Backend(PostgresqlPsycopgBackend):
 
 
 def _connect(url: DatabaseUrl) -> "psycopg.Connection[tuple[object, ...]]":
-    return psycopg.connect(make_conninfo("", **url.for_libpq()), autocommit=True)
+    return psycopg.connect(make_conninfo("", **({"connect_timeout": 10} | url.for_libpq())), autocommit=True)
 
 
 def migration_ids() -> list[str]:
@@ -129,6 +137,7 @@ def _apply(url: DatabaseUrl) -> list[str]:
             raise MigrationError(f"the database {url} has the encoding {encoding[0]}; it must be UTF8")
         backend.create_lock_table()
         backend.break_lock()  # only a killed migration leaves one: ours is the advisory lock
+        backend.ensure_internal_schema_updated()
         backend.execute(_CREATE_CHECKSUMS)
         migrations = _read_migrations()
         _refuse_edited(backend, {migration.id for migration in migrations})

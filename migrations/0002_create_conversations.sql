@@ -3,7 +3,8 @@
 
 -- An ordered run of messages of one owner. `last_seq` only grows; `revision` counts every change
 -- that is not an append; the counters count visible messages by role; `input_tokens` and
--- `output_tokens` sum the usage that callers reported, also of messages deleted since. `active_at`
+-- `output_tokens` sum the usage that callers reported, also of messages deleted since; a fork
+-- begins at 0, as nothing was spent on it. `active_at`
 -- is `updated_at` cut to the minute: indexing the coarse time keeps most appends HOT updates, for
 -- which the fillfactor leaves room. `fingerprint` is of the request that made it with an
 -- Idempotency-Key. A purge in progress sets `deleted_at` to 1970: past every window at once.
@@ -36,6 +37,7 @@ CREATE TABLE conversations (
     CONSTRAINT conversations_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES owners (id),
     CONSTRAINT conversations_last_seq_check CHECK (last_seq >= 0 AND last_seq < 1099511627776),
     CONSTRAINT conversations_revision_check CHECK (revision >= 0),
+    CONSTRAINT conversations_tokens_check CHECK (input_tokens >= 0 AND output_tokens >= 0),
     CONSTRAINT conversations_key_check CHECK (char_length(key) BETWEEN 1 AND 128),
     CONSTRAINT conversations_title_check CHECK (char_length(title) <= 500),
     CONSTRAINT conversations_tags_check CHECK (cardinality(tags) <= 32),
