@@ -2,7 +2,6 @@
 
 import hmac
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from time import monotonic
 
 from litestar.enums import ScopeType
@@ -64,7 +63,7 @@ class Authentication(ASGIMiddleware):
 
     async def _find_key(self, token: str) -> ServiceKey:
         """The live key; one that was found good is trusted again for REVOCATION_SECONDS without asking."""
-        digest = sha256(token.encode()).digest()
+        digest = service_keys.digest_of(token)
         known_until, key = self._remembered.get(digest, (0.0, None))
         if key is not None and monotonic() < known_until:
             return key

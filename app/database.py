@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from app.database_url import DatabaseUrl
 from app.errors import Unavailable
-from app.queries import Conn
+from app.queries import BULK_SECONDS, Conn
 from app.settings import Settings
 
 _logger = logging.getLogger("verbatim.database")
@@ -35,7 +35,7 @@ async def _keep_as_it_is(_connection: Conn) -> None:
 
 async def connect(url: DatabaseUrl, timeout_seconds: float) -> Conn:
     """One connection beside the pool, for commands. Raises what asyncpg raises."""
-    connection: Conn = await asyncpg.connect(**url.for_asyncpg(), timeout=timeout_seconds)
+    connection: Conn = await asyncpg.connect(**url.for_asyncpg(), timeout=timeout_seconds, command_timeout=BULK_SECONDS)
     await _prepare_connection(connection)
     return connection
 
@@ -78,11 +78,5 @@ class Database:
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             if not is_passing(error):
                 raise
-            _logger.warning("database: %s %s", type(error).__name__, getattr(error, "sqlstate", None) or "")
+            _logger.warning("%s %s", type(error).__name__, getattr(error, "sqlstate", None) or "-")
             raise Unavailable from None
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Conn]:
-        """A connection in a READ COMMITTED transaction. Raises as `connection`."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection

@@ -7,11 +7,12 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response
 from litestar.datastructures import State
+from litestar.exceptions import InternalServerException
 from litestar.types import HTTPScope
 from msgspec import Struct
 
 from app.auth import Caller
-from app.errors import NotFound, UnsupportedMediaType
+from app.errors import InvalidInput, NotFound, UnsupportedMediaType
 from app.headers import Expected, parse_idempotency_key, parse_if_match
 from app.identifiers import parse_uuid
 from app.payloads import parse_query, read
@@ -32,12 +33,19 @@ async def read_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:
     content_types = header_values(request.scope, b"content-type")
     if len(content_types) != 1 or content_types[0].partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType
-    return await read(await request.body(), parse)
+    return await read(await _body(request), parse)
+
+
+async def _body(request: ApiRequest) -> bytes:
+    try:
+        return await request.body()
+    except InternalServerException:  # so Litestar calls a client that left
+        raise InvalidInput(detail="the body ended before its length") from None
 
 
 async def read_optional_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:
     """As `read_body`; no body is an empty object."""
-    return await read_body(request, parse) if await request.body() else parse(b"{}")
+    return await read_body(request, parse) if await _body(request) else parse(b"{}")
 
 
 def read_query(request: ApiRequest, struct: type[T]) -> T:

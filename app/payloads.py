@@ -7,7 +7,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from hashlib import sha256
-from itertools import accumulate
+from itertools import islice
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl
 
@@ -32,12 +32,16 @@ T = TypeVar("T")
 
 _THREAD_FROM_BYTES = 256 * 1024
 _ENVELOPE_DEPTH = 3  # a body, its array of messages, a message
-_STEPS_AT_ONCE = 64 * 1024  # some 5 ms, in which no other thread runs
-_NOT_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
-_TO_STEPS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")  # as signed bytes +1 and -1
+_NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_VALLEYS = [b"]" * size + b"[" * size for size in (32, 8, 2, 1)]
 _MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("[^"]*")[ \t\r\n]*:[ \t\r\n]*')
-_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
-_SURROGATE = re.compile(rb"\\[^u]|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F])", re.DOTALL)
+_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
+_BRACKETS_TRIED = 100_000
+_NO_LONE_SURROGATE = re.compile(
+    rb"(?:[^\\]{1,999}|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB]..\\u[dD][c-fC-F]..){1,99999}+", re.DOTALL
+)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PATH_STEP = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
@@ -134,22 +138,26 @@ def parse_object(raw: bytes, decoder: Decoder[T], pointer: str = "") -> T:
 
     Raises InvalidInput with the pointer of what is wrong.
     """
+    members = _decode(raw, _MEMBERS, pointer)
+    value = _decode(raw, decoder, pointer)
+    if (name := _repeated_member(raw, members)) is not None:
+        raise InvalidInput(Flaw(pointer=_join(pointer, name), message="the member is repeated"))
+    return value
+
+
+def _decode(raw: bytes, decoder: Decoder[T], pointer: str) -> T:
     try:
-        value = decoder.decode(raw)
-        members = _MEMBERS.decode(raw)
+        return decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise InvalidInput(_flaw(str(error), pointer)) from None
     except msgspec.DecodeError as error:
         raise InvalidInput(Flaw(pointer=pointer, message=_malformation(raw, str(error)))) from None
     except RecursionError:
         raise InvalidInput(Flaw(pointer=pointer, message=_too_deep(raw))) from None
-    if (name := _repeated_member(raw, members)) is not None:
-        raise InvalidInput(Flaw(pointer=_join(pointer, name), message="the member is repeated"))
-    return value
 
 
 def _repeated_member(raw: bytes, members: dict[str, Raw]) -> str | None:
-    """The first member of an object that comes twice, found by walking along the members as they were decoded.
+    """A member of an object that comes twice, found by walking along the members as they were decoded.
 
     They stand in the order of their first appearance, each with its last value. No name may hold a quote.
     """
@@ -169,23 +177,22 @@ def _repeated_member(raw: bytes, members: dict[str, Raw]) -> str | None:
 def _depth_of(payload: bytes) -> int:
     """How deep the brackets of a JSON text are nested.
 
-    Where strings hold no brackets only pairs of quotes remain of them, and to drop a pair changes for no other
-    character whether it stands in a string.
+    Neither step moves what counts: a pair of quotes with nothing between them changes for no other character whether
+    it stands in a string, and going down and up again by the same number of brackets reaches no new depth.
     """
     unescaped = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = unescaped.translate(_TO_STEPS, _NOT_BRACKETS).replace(b'""', b"")
-    steps = memoryview(b"".join(marks.split(b'"')[::2])).cast("b")
-    deepest = depth = 0
-    for start in range(0, len(steps), _STEPS_AT_ONCE):
-        depths = list(accumulate(steps[start : start + _STEPS_AT_ONCE], initial=depth))
-        deepest, depth = max(deepest, max(depths)), depths[-1]
-    return deepest
+    marks = unescaped.translate(_TO_SQUARE, _NOT_MARKS).replace(b'""', b"")
+    brackets = b"".join(marks.split(b'"')[::2])
+    while b"][" in brackets:
+        for valley in _VALLEYS:
+            brackets = brackets.replace(valley, b"")
+    return len(brackets) // 2
 
 
 def _too_deep(raw: bytes) -> str:
     """Names the first bracket that no body may have: where the decoder gave up, it knew no place."""
     depth = 0
-    for match in _BRACKET.finditer(raw):
+    for match in islice(_BRACKET.finditer(raw), _BRACKETS_TRIED):
         depth += 1 if match[1] else -(match[0] in b"]}")
         if depth > DEPTH_LIMIT + _ENVELOPE_DEPTH:
             return f"nested deeper than {DEPTH_LIMIT} at byte {match.start()}"
@@ -197,11 +204,13 @@ def _join(pointer: str, name: str | int) -> str:
 
 
 def _malformation(raw: bytes, reason: str) -> str:
-    for match in _SURROGATE.finditer(raw):
-        if match[1]:
-            return f"lone surrogate escape at byte {match.start()}"
-    place = "" if "(byte " in reason else f" (byte {len(raw)})"
-    return f"malformed JSON: {reason.removeprefix('JSON is malformed: ')}{place}"
+    place = 0
+    while match := _NO_LONE_SURROGATE.match(raw, place):
+        place = match.end()
+    if _SURROGATE.match(raw, place):
+        return f"lone surrogate escape at byte {place}"
+    end = "" if "(byte " in reason else f" (byte {len(raw)})"
+    return f"malformed JSON: {reason.removeprefix('JSON is malformed: ')}{end}"
 
 
 def _flaw(message: str, pointer: str) -> Flaw:
@@ -244,8 +253,8 @@ def parse_query(query: bytes, struct: type[T]) -> T:
 
 
 def _is_read_otherwise(value: object, text: str) -> bool:
-    """Whether msgspec was too lax: it reads `null` as an absent value, and `1.0` and `1e2` as integers."""
-    return value is None or (type(value) is int and str(value) != text)
+    """Whether msgspec was too lax: it reads `null` as an absent value, `1` as true, `1e2` as an integer."""
+    return value is None or (type(value) in {bool, int} and str(value).lower() != text)
 
 
 def parse_message(raw: bytes, limit_bytes: int, pointer: str = "") -> IncomingMessage:
@@ -282,18 +291,9 @@ def parse_messages(raws: list[Raw], limit_bytes: int) -> list[IncomingMessage]:
 
 def parse_append(body: bytes, limit_bytes: int) -> list[IncomingMessage]:
     """The messages of an append: a message object, or `{"messages": [...]}`. Raises InvalidInput and TooLarge."""
-    if (b'"messages"' in body or b"\\u" in body) and _has_member(body, "messages"):
+    if (b'"messages"' in body or b"\\u" in body) and "messages" in _decode(body, _MEMBERS, ""):
         return parse_messages(parse_object(body, _NEW_MESSAGES).messages, limit_bytes)
     return [parse_message(body, limit_bytes)]
-
-
-def _has_member(body: bytes, name: str) -> bool:
-    try:
-        return name in _MEMBERS.decode(body)
-    except RecursionError:
-        raise InvalidInput(Flaw(pointer="", message=_too_deep(body))) from None
-    except msgspec.DecodeError:
-        return False
 
 
 def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | None]]:

@@ -174,7 +174,7 @@ LIMIT :page_size;
 --     owner_id, before_active_at, before_updated_at, before_id,
 --     is_pinned, tag, examined_size, page_size
 -- )
--- As list_conversations, of the archived ones.
+-- As list_conversations, of the archived ones: a partial index serves only the predicate it names.
 WITH examined_conversations AS (
     SELECT
         id,

@@ -191,8 +191,8 @@ WITH bumped_conversation AS (
         revision = revision + 1,
         updated_at = greatest(updated_at, now()),
         active_at = greatest(active_at, date_trunc('minute', now())),
-        input_tokens = input_tokens + :input_tokens,
-        output_tokens = output_tokens + :output_tokens
+        input_tokens = greatest(0, input_tokens + :input_tokens),
+        output_tokens = greatest(0, output_tokens + :output_tokens)
     WHERE
         owner_id = :owner_id
         AND id = :conversation_id
@@ -225,7 +225,7 @@ WITH deleted_messages AS (
     UPDATE messages
     SET
         deleted_at = now(),
-        updated_at = now(),
+        updated_at = greatest(updated_at, created_at, now()),
         revision = :revision
     WHERE
         owner_id = :owner_id
@@ -272,7 +272,7 @@ WITH restored_messages AS (
     UPDATE messages
     SET
         deleted_at = NULL,
-        updated_at = now(),
+        updated_at = greatest(updated_at, created_at, now()),
         revision = :revision
     WHERE
         owner_id = :owner_id

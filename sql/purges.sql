@@ -10,8 +10,9 @@ WHERE deleted_at <= now() - make_interval(days => :restore_days)
 ORDER BY deleted_at
 LIMIT :batch_size;
 
--- name: purge_conversation_messages(owner_id, conversation_id, batch_size)
--- Of a conversation that is past its window: one batch, lowest seq first. A range of seq: a generic
+-- name: purge_conversation_messages(owner_id, conversation_id, restore_days, batch_size)
+-- One batch, lowest seq first; nothing happens unless the conversation is past its window now.
+-- A range of seq: a generic
 -- plan of a join with the batch reads the conversation again for each of its rows, and without the
 -- lower bound the planner expects a third of the conversation and reads the table.
 DELETE FROM messages
@@ -29,6 +30,14 @@ WHERE
             ORDER BY message.seq
             LIMIT :batch_size
         ) AS expired_message
+    )
+    AND EXISTS (
+        SELECT
+        FROM conversations AS conversation
+        WHERE
+            conversation.owner_id = :owner_id
+            AND conversation.id = :conversation_id
+            AND (conversation.deleted_at <= now() - make_interval(days => :restore_days)) IS TRUE
     );
 
 -- name: purge_conversation(owner_id, id, restore_days)

@@ -169,6 +169,13 @@ async def test_a_replay_comes_before_the_version(alice: AsyncClient) -> None:
     assert (first.status_code, again.status_code) == (201, 200)
 
 
+async def test_a_known_client_id_comes_before_the_version(alice: AsyncClient) -> None:
+    path = await new_conversation(alice)
+    await alice.post(f"{path}/messages", json=user("a", "c1"))
+    answer = await alice.post(f"{path}/messages", json=user("a", "c1"), headers={**KEY, "If-Match": '"9"'})
+    assert problem(answer) == "client-id-reused"
+
+
 async def test_a_missing_conversation_comes_before_the_version(alice: AsyncClient) -> None:
     path = await new_conversation(alice)
     await append(alice, path, "x", **KEY)

@@ -158,9 +158,7 @@ async def test_a_user_may_be_named_in_any_script(app: Litestar, new_key: NewKey)
     assert made.json()["user_id"] == name
 
 
-@pytest.mark.parametrize(
-    "value", [b"", b"\xff", "é".encode("latin-1"), b"x" * 256, b"a\x1fb", b"a\x7f"]
-)
+@pytest.mark.parametrize("value", [b"", b"\xff", "é".encode("latin-1"), b"x" * 256, b"a\x1fb", b"a\x7f"])
 async def test_a_bad_user_name_is_refused(app: Litestar, new_key: NewKey, value: bytes) -> None:
     async with client_of(app, await new_key()) as client:
         answer = await client.get(HOME, headers=[(b"x-user-id", value)])

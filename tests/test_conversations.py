@@ -5,6 +5,7 @@ import pytest
 from httpx import AsyncClient
 
 from app.queries import Conn
+from app.stores import purges
 from tests.conftest import append, contents, new_conversation, problem
 
 HOME = "/v1/conversations"
@@ -251,6 +252,45 @@ async def test_a_purge_finds_the_deleted_too(alice: AsyncClient, connection: Con
     assert (await alice.delete(path, params={"purge": "true"})).status_code == 204
     assert await connection.fetchval("SELECT count(*) FROM conversations") == 0
     assert problem(await alice.delete(path, params={"purge": "true"})) == "not-found"
+
+
+async def test_a_purge_of_a_stale_list_spares_what_was_made_anew(alice: AsyncClient, connection: Conn) -> None:
+    brought = str(uuid4())
+    path = await new_conversation(alice, ["old"], id=brought)
+    owner_id = await connection.fetchval("SELECT owner_id FROM conversations")
+    await alice.delete(path, params={"purge": "true"})
+    await new_conversation(alice, ["new"], id=brought)
+    await purges._erase(connection, owner_id, UUID(brought), 0)
+    assert await contents(alice, path) == ["new"]
+
+
+async def test_purge_erases_only_what_is_past_its_window(alice: AsyncClient, connection: Conn) -> None:
+    gone, kept = await new_conversation(alice, ["a"]), await new_conversation(alice, ["b", "c"])
+    await alice.delete(gone)
+    await connection.execute(
+        "UPDATE conversations SET deleted_at = now() - interval '31 days' WHERE deleted_at IS NOT NULL"
+    )
+    await alice.request("DELETE", f"{kept}/messages?from_seq=2")
+    assert await purges.purge(connection, 30) == (1, 0)
+    await connection.execute("UPDATE messages SET deleted_at = now() - interval '31 days' WHERE deleted_at IS NOT NULL")
+    assert await purges.purge(connection, 30) == (0, 1)
+    assert await contents(alice, kept) == ["b"]
+
+
+async def test_many_who_get_or_create_with_the_same_id_get_one_conversation(alice: AsyncClient) -> None:
+    for number in range(5):
+        body = {"id": str(uuid4())}
+        answers = await gather(*(alice.put(f"{HOME}/by-key/k{number}", json=body) for _ in range(8)))
+        assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
+
+
+async def test_tokens_of_a_fork_do_not_go_below_nothing(alice: AsyncClient, connection: Conn) -> None:
+    path = await new_conversation(alice)
+    message = {"role": "user", "content": "x", "usage": {"input_tokens": 100}, "client_id": "c"}
+    await alice.post(f"{path}/messages", json=message)
+    forked = (await alice.post(f"{path}/fork")).headers["Location"]
+    assert (await alice.patch(f"{forked}/messages/c", json={"usage": None})).status_code == 200
+    assert await connection.fetchval("SELECT min(input_tokens) FROM conversations") == 0
 
 
 async def test_a_fork_copies_what_is_visible(alice: AsyncClient) -> None:

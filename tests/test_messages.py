@@ -227,6 +227,14 @@ async def test_what_one_call_hid_comes_back(alice: AsyncClient) -> None:
     assert (await alice.get(path)).json()["message_count"] == 5
 
 
+async def test_a_restored_message_is_not_younger_than_its_last_edit(alice: AsyncClient, connection: Conn) -> None:
+    path = await new_conversation(alice, ["a"])
+    await connection.execute("UPDATE messages SET updated_at = now() + interval '1 hour'")
+    revision = (await alice.request("DELETE", f"{path}/messages?from_seq=1")).json()["revision"]
+    await alice.post(f"{path}/messages/restore", json={"revision": revision})
+    assert await connection.fetchval("SELECT updated_at > now() + interval '59 minutes' FROM messages")
+
+
 async def test_an_unknown_revision_restores_nothing(alice: AsyncClient) -> None:
     path = await new_conversation(alice, ["a"])
     assert problem(await alice.post(f"{path}/messages/restore", json={"revision": 1})) == "not-found"

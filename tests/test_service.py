@@ -55,6 +55,15 @@ async def test_readiness_is_asked_of_the_database_once_a_second(
         assert (await nobody.get("/readyz")).status_code == 503
 
 
+async def test_readiness_answers_in_time_whatever_the_database_does(app: Litestar, connection: Conn) -> None:
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE conversations")
+        async with client_of(app) as nobody:
+            begun = time.monotonic()
+            assert (await nobody.get("/readyz")).status_code == 503
+            assert time.monotonic() - begun < 1.5
+
+
 async def test_a_database_that_is_down_is_a_503(settings: Settings, url: DatabaseUrl, alice: AsyncClient) -> None:
     away = replace(url, hosts=(("127.0.0.1", 9),))
     async with running(settings, away) as app, client_of(app, alice.headers["Authorization"].split()[1]) as client:
@@ -83,6 +92,26 @@ async def test_what_breaks_is_a_500_without_its_words(
     for words in (answer.text, caplog.text):
         assert "CANARY" not in words
         assert "caption" not in words
+
+
+async def test_a_client_that_leaves_is_no_failure_of_ours(
+    app: Litestar, alice: AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = [(b"authorization", alice.headers["Authorization"].encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/conversations", "raw_path": b"/v1/conversations"}
+    scope |= {"query_string": b"", "headers": headers, "http_version": "1.1", "scheme": "http", "root_path": ""}
+    events = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        return next(events)
+
+    async def send(event: dict[str, object]) -> None:
+        sent.append(event)
+
+    await app(scope, receive, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 400
+    assert "verbatim" not in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nowhere", "/v1/conversations"])

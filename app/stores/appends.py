@@ -104,14 +104,16 @@ async def append_messages(
     """
     ids = MessageIds(conversation_id)
     for _ in range(_ATTEMPTS):
-        is_taken = False
         try:
             if made := await _write(connection, owner_id, conversation_id, append):
-                return _answer(append, ids, made), False
+                messages = _messages(append, ids, made.seq, made.created_at)
+                return Appended(messages=messages, last_seq=made.last_seq, revision=made.revision), False
         except asyncpg.UniqueViolationError:
-            is_taken = True
-        if replayed := await _replay(connection, owner_id, conversation_id, append, ids, is_taken=is_taken):
-            return replayed, True
+            pass  # a key or client id came in between, or stands there under another key
+        if replayed := await _replay(connection, owner_id, conversation_id, append, ids):
+            # Read behind the messages, else it could be older than they are.
+            version = await _version(connection, owner_id, conversation_id)
+            return Appended(messages=replayed, last_seq=version.last_seq, revision=version.revision), True
     raise Unavailable
 
 
@@ -162,24 +164,25 @@ def _fingerprints(append: Append) -> list[bytes | None]:
     return [message.fingerprint for message in append.messages]
 
 
-def _answer(append: Append, ids: MessageIds, made: _Made) -> Appended:
-    return Appended(
-        messages=[
-            AppendedMessage(id=ids.of(seq), client_id=message.client_id, seq=seq, created_at=made.created_at)
-            for seq, message in enumerate(append.messages, made.seq)
-        ],
-        last_seq=made.last_seq,
-        revision=made.revision,
-    )
+def _messages(append: Append, ids: MessageIds, first_seq: int, created_at: datetime) -> list[AppendedMessage]:
+    return [
+        AppendedMessage(id=ids.of(seq), client_id=message.client_id, seq=seq, created_at=created_at)
+        for seq, message in enumerate(append.messages, first_seq)
+    ]
 
 
-async def _replay(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append, ids: MessageIds, *, is_taken: bool
-) -> Appended | None:
-    """The answer to a repeated request; None: nothing of it is stored, and the write may be tried again."""
+async def _version(connection: Conn, owner_id: UUID, conversation_id: UUID) -> Version:
     version = await _GET_VERSION.fetch_one(connection, owner_id=owner_id, id=conversation_id)
     if version is None:
         raise NotFound
+    return version
+
+
+async def _replay(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append, ids: MessageIds
+) -> list[AppendedMessage] | None:
+    """What a repeated request made; None: nothing of it is stored, and the write may be tried again."""
+    version = await _version(connection, owner_id, conversation_id)
     stored = await _LIST_STORED.fetch(
         connection,
         owner_id=owner_id,
@@ -188,14 +191,13 @@ async def _replay(
         client_ids=[message.client_id for message in append.messages if message.client_id is not None],
     )
     if append.key is None and stored:
-        messages = await _replay_by_client_ids(connection, owner_id, conversation_id, append, ids, stored)
-        return Appended(messages=messages, last_seq=version.last_seq, revision=version.revision)
+        return await _replay_by_client_ids(connection, owner_id, conversation_id, append, ids, stored)
     for row in stored:
         if row.append_key == append.key:
             if row.fingerprint != append.fingerprint:
                 raise IdempotencyKeyReused
-            return _answer(append, ids, _Made(row.seq, row.created_at, version.last_seq, version.revision))
-    if stored and is_taken:
+            return _messages(append, ids, row.seq, row.created_at)
+    if stored:
         raise ClientIdReused
     expected = append.expected or Expected()
     if expected.seq not in {None, version.last_seq} or expected.revision not in {None, version.revision}:

@@ -190,15 +190,17 @@ async def get_or_create_conversation(
 
     Raises ConversationExists and ConversationDeleted when the plan's id is taken.
     """
+    taken: ConversationExists | None = None
     for _ in range(_ATTEMPTS):
         row = await _GET_BY_KEY.fetch_one(connection, owner_id=owner.id, key=plan.key)
         if row is not None:
             return _conversation(row, owner.user_id), True
+        if taken is not None and taken.conversation_id == str(plan.id):
+            raise taken
         try:
             return await create_conversation(connection, owner, plan)
         except ConversationExists as error:
-            if error.conversation_id == str(plan.id):
-                raise
+            taken = error
     raise Unavailable
 
 

@@ -7,7 +7,7 @@ from msgspec import UNSET, Raw, Struct
 
 from app.errors import NotFound
 from app.headers import Expected
-from app.identifiers import LAST_SEQ_LIMIT, MessageIds
+from app.identifiers import LAST_SEQ_LIMIT, MessageIds, is_key
 from app.pages import PAGE_LIMIT_BYTES, Page
 from app.payloads import check_content, count_tokens, measure_payloads
 from app.queries import BULK_SECONDS, Conn, NoRow, Query
@@ -111,6 +111,8 @@ async def _seq_of(connection: Conn, owner_id: UUID, conversation_id: UUID, messa
     seq = MessageIds(conversation_id).seq(message_id)
     if seq is not None:
         return seq
+    if not is_key(message_id):
+        raise NotFound
     found = await _FIND_SEQ.fetch_one(
         connection, owner_id=owner_id, conversation_id=conversation_id, client_id=message_id
     )

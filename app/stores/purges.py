@@ -72,6 +72,10 @@ async def _erase(connection: Conn, owner_id: UUID, conversation_id: UUID, restor
     erased = BATCH_SIZE
     while erased == BATCH_SIZE:
         erased = await _PURGE_CONVERSATION_MESSAGES.execute(
-            connection, owner_id=owner_id, conversation_id=conversation_id, batch_size=BATCH_SIZE
+            connection,
+            owner_id=owner_id,
+            conversation_id=conversation_id,
+            restore_days=restore_days,
+            batch_size=BATCH_SIZE,
         )
     await _PURGE_CONVERSATION.execute(connection, owner_id=owner_id, id=conversation_id, restore_days=restore_days)

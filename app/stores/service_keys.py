@@ -45,6 +45,11 @@ def prefix_of(key: str) -> str | None:
     return prefix if scheme == "vb" and prefix and secret else None
 
 
+def digest_of(key: str) -> bytes:
+    """What is kept of a key."""
+    return sha256(key.encode()).digest()
+
+
 async def create_service_key(
     connection: Conn, key: str, tenant_id: str, user_id: str | None, *, is_admin: bool = False
 ) -> None:
@@ -52,7 +57,7 @@ async def create_service_key(
     await _CREATE.execute(
         connection,
         prefix=prefix_of(key),
-        sha256=sha256(key.encode()).digest(),
+        sha256=digest_of(key),
         tenant_id=tenant_id,
         user_id=user_id,
         is_admin=is_admin,
