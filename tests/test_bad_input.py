@@ -1,0 +1,781 @@
+"""Nasty requests against every operation: each is refused as a problem, at once, and nothing is stored or echoed."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from time import perf_counter
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID
+
+import pytest
+from litestar import Litestar
+from msgspec import Struct, field, json
+
+from app.database import connect
+from app.database_url import parse_database_url
+from app.embedded import EmbeddedServer
+from app.identifiers import MessageIds
+from app.main import create_app
+from app.openapi import build_document
+from app.problems import PROBLEMS
+from app.queries import Conn
+from app.settings import Settings
+from app.stores import service_keys
+from tests.conftest import TEMPLATE, client_of, run_sql, running
+
+HOME = "/v1/conversations"
+CONVERSATION = "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"
+UNKNOWN = "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e11"
+MESSAGE = MessageIds(UUID(CONVERSATION)).of(1)
+CANARY = "canary-5d1f-what-the-client-said"
+STATUSES = {name: status for status, name in PROBLEMS.values()}
+PARAMETERS = {"conversation_id": CONVERSATION, "message_id": "first", "key": "fresh"}
+INNER_WORDS = re.compile(
+    r"(?i:asyncpg|postgres|psycopg|msgspec|litestar|uvicorn|python|traceback|exception|sqlstate|codec|<class|object at)"
+    r"|(?i:\b(select|insert|update|relation|column)\b)|\b(int|str|float|bool|dict|NoneType|None|True|False)\b|\.py\b"
+)
+
+
+class Case(Struct, kw_only=True):
+    """A request, and the name of the problem that it is."""
+
+    problem: str
+    method: str = "POST"
+    path: str = HOME
+    query: bytes = b""
+    key: str = "alice"
+    headers: list[tuple[str, str | bytes]] = field(default_factory=list)
+    body: bytes | list[bytes] = b""
+    app: str = "app"
+
+
+class Answer(Struct):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+
+
+class World(Struct):
+    """Two services over one database of this module's own, the small one with small limits."""
+
+    apps: dict[str, Litestar]
+    keys: dict[str, str]
+    connection: Conn
+    known: str | None = None
+    """The digest of what is stored, as it was seen last."""
+
+    async def ask(self, case: Case) -> Answer:
+        """The answer to a request that reaches the application as a server hands it on, unmended by any client."""
+        headers = [(name.encode(), value.encode() if isinstance(value, str) else value) for name, value in case.headers]
+        if case.key:
+            headers.append((b"authorization", f"Bearer {self.keys[case.key]}".encode()))
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": case.method,
+            "scheme": "http",
+            "path": unquote(case.path),
+            "raw_path": case.path.encode(),
+            "query_string": case.query,
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 8000),
+        }
+        chunks = case.body if isinstance(case.body, list) else [case.body]
+        coming = iter(
+            [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+            + [{"type": "http.request", "body": b"", "more_body": False}]
+        )
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return next(coming, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        started = perf_counter()
+        await asyncio.wait_for(self.apps[case.app](scope, receive, send), 10)  # type: ignore[arg-type]
+        return Answer(
+            sent[0]["status"],
+            {name.decode(): value.decode() for name, value in sent[0]["headers"]},
+            b"".join(message["body"] for message in sent[1:]),
+            perf_counter() - started,
+        )
+
+    async def faults(self, case: Case) -> list[str]:
+        """What is wrong with the refusal of a bad request; nothing should be."""
+        answer = await self.ask(case)
+        if answer.headers.get("content-type") != "application/problem+json":
+            return [f"answered {answer.status} {answer.headers.get('content-type')}"]
+        said, body = f"{answer.headers} {answer.body.decode()}", json.decode(answer.body)
+        expected = STATUSES[case.problem], f"urn:verbatim:problem:{case.problem}"
+        expectations = {
+            f"answered {answer.status} {body}": (answer.status, body["type"]) == expected,
+            "another status in the body": body["status"] == answer.status,
+            "another request id in the body": body["request_id"] == answer.headers["x-request-id"],
+            "says what the client said": CANARY not in said,
+            f"speaks of its insides: {said}": INNER_WORDS.search(said) is None,
+            "a long answer": len(answer.body) < 2000,
+            "a late answer": answer.seconds < 5,
+            "something is stored": not await self.has_changed(),
+        }
+        return [fault for fault, is_absent in expectations.items() if not is_absent]
+
+    async def has_changed(self) -> bool:
+        """Whether anything that a client can store is not as it was seen last."""
+        seen, self.known = (
+            self.known,
+            await self.connection.fetchval(
+                """SELECT md5(string_agg(entry, '|')) FROM (
+                SELECT owner::text AS entry FROM owners AS owner
+                UNION ALL SELECT conversation::text FROM conversations AS conversation
+                UNION ALL SELECT message::text FROM messages AS message
+            ) AS entries"""
+            ),
+        )
+        return seen != self.known
+
+
+@pytest.fixture(scope="module")
+async def world(template: EmbeddedServer) -> AsyncIterator[World]:
+    run_sql(template.url(), "CREATE DATABASE bad_input TEMPLATE {} STRATEGY FILE_COPY", TEMPLATE)
+    url = template.url("bad_input")
+    connection = await connect(url, 5)
+    keys = {name: service_keys.new_key() for name in ("alice", "anyone")}
+    await service_keys.create_service_key(connection, keys["alice"], "acme", "alice", is_admin=False)
+    await service_keys.create_service_key(connection, keys["anyone"], "acme", None, is_admin=False)
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(running(Settings(), url))
+        small = Settings(body_limit_bytes=2048, message_limit_bytes=1024)
+        small_app = await stack.enter_async_context(running(small, url))
+        async with client_of(app, keys["alice"]) as client:
+            first = {"role": "user", "content": "x", "client_id": "first"}
+            members = {"id": CONVERSATION, "key": "taken", "messages": [first]}
+            assert (await client.post(HOME, json=members)).status_code == 201
+        world = World({"app": app, "small": small_app}, keys, connection)
+        await world.has_changed()
+        yield world
+    await connection.close()
+    run_sql(template.url(), "DROP DATABASE bad_input WITH (FORCE)")
+
+
+JSON = ("content-type", "application/json")
+
+
+class Operation(Struct):
+    """An operation of the OpenAPI document, and a request of it that would be served."""
+
+    name: str
+    method: str
+    template: str
+    headers: list[str]
+    body: dict[str, object] | None
+    is_body_optional: bool
+    query: bytes
+
+    def case(self, problem: str, **members: Any) -> Case:
+        path = members.pop("path", self.template.format(**PARAMETERS))
+        headers = [JSON, *members.pop("headers", [])] if self.body is not None else members.pop("headers", [])
+        sent = {"body": self.text, "query": self.query} | members
+        return Case(problem=problem, method=self.method, path=path, headers=headers, **sent)
+
+    @property
+    def text(self) -> bytes:
+        return b"" if self.body is None else json.encode(self.body)
+
+
+def marked(value: Any) -> Any:
+    """An example that says the canary wherever it may say anything."""
+    if isinstance(value, dict):
+        return {name: inner if name in {"role", "client_id"} else marked(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [marked(inner) for inner in value]
+    return CANARY if isinstance(value, str) else value
+
+
+def find_operations() -> Iterator[Operation]:
+    routes = create_app(Settings(), parse_database_url("postgresql://localhost/none")).routes
+    document: Any = build_document(routes, "0")
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if not path.startswith("/v1/"):
+                continue
+            body = operation.get("requestBody")
+            needed = [each["name"] for each in operation["parameters"] if each["in"] == "query" and each["required"]]
+            yield Operation(
+                name=operation["operationId"],
+                method=method.upper(),
+                template=path,
+                headers=[each["name"] for each in operation["parameters"] if each["in"] == "header"],
+                body=marked(body["content"]["application/json"]["example"]) if body else None,
+                is_body_optional=bool(body) and not body["required"],
+                query="&".join(f"{name}=1" for name in needed).encode(),
+            )
+
+
+OPERATIONS = list(find_operations())
+
+BAD_QUERIES = {
+    "unknown": b"nonsense=%s" % CANARY.encode(),
+    "unknown without value": b"nonsense",
+    "a name in brackets": b"limit[]=1",
+    "upper case": b"LIMIT=1",
+    "no name": b"=1",
+    "a nul for a name": b"%00=1",
+    "invalid utf-8 escaped": b"nonsense=%ff",
+    "invalid utf-8 raw": b"nonsense=\xff",
+    "a surrogate": b"nonsense=%ed%a0%80",
+    "utf-8 raw": "größe=1".encode(),
+    "repeated": b"nonsense=1&nonsense=1",
+    "repeated by escape": b"nonsense=1&%6eonsense=2",
+    "65 parameters": b"&".join(b"p%d=1" % number for number in range(65)),
+    "a long one": b"nonsense=" + b"x" * 100_000,
+}
+NOT_CONVERSATIONS = {
+    "unknown": UNKNOWN,
+    "upper case": CONVERSATION.upper(),
+    "without hyphens": CONVERSATION.replace("-", ""),
+    "in braces": f"%7B{CONVERSATION}%7D",
+    "a urn": f"urn:uuid:{CONVERSATION}",
+    "with a space": f"{CONVERSATION}%20",
+    "with a newline": f"{CONVERSATION}%0A",
+    "with a nul": f"{CONVERSATION}%00",
+    "with parameters": f"{CONVERSATION};x=1",
+    "cut short": CONVERSATION[:-1],
+    "a nul": "%00",
+    "invalid utf-8": "%ff%fe",
+    "an overlong slash": "%c0%af",
+    "a bad escape": "%zz",
+    "an escaped slash": "a%2fb",
+    "up": "..",
+    "up escaped": "%2e%2e",
+    "a star": "*",
+    "null": "null",
+    "minus one": "-1",
+    "full width": "%EF%BC%90" * 32,
+    "sql": "'%20OR%201=1--",
+    "a canary": CANARY,
+    "long": "x" * 100_000,
+    "a message": MESSAGE,
+}
+NOT_MESSAGES = {
+    "unknown": "nope",
+    "a canary": CANARY,
+    "the next": MessageIds(UUID(CONVERSATION)).of(2),
+    "the zeroth": f"{MESSAGE[:-1]}0",
+    "the last possible": f"{MESSAGE[:26]}ffffffffff",
+    "of another conversation": MessageIds(UUID(UNKNOWN)).of(1),
+    "upper case": MESSAGE.upper(),
+    "without hyphens": MESSAGE.replace("-", ""),
+    "with a newline": f"{MESSAGE}%0A",
+    "with a nul": f"{MESSAGE}%00",
+    "a client id with a nul": "first%00",
+    "a client id with a space": "first%20",
+    "a client id in upper case": "FIRST",
+    "a nul": "%00",
+    "invalid utf-8": "%ff",
+    "an emoji": "%F0%9F%98%80",
+    "a seq": "1",
+    "a long client id": "x" * 129,
+    "long": "x" * 100_000,
+    "a conversation": CONVERSATION,
+}
+NOT_KEYS = {
+    "a nul": "%00",
+    "a space": "a%20b",
+    "a newline": "a%0A",
+    "an emoji": "%F0%9F%98%80",
+    "invalid utf-8": "%ff",
+    "a quote": "%22",
+    "a bad escape": "%zz",
+    "129 characters": "x" * 129,
+    "long": "x" * 100_000,
+}
+BAD_CREDENTIALS: dict[str, list[tuple[str, str | bytes]]] = {
+    "none": [],
+    "empty": [("authorization", "")],
+    "a scheme alone": [("authorization", "Bearer")],
+    "an empty token": [("authorization", "Bearer ")],
+    "another scheme": [("authorization", "Basic YWxpY2U6eA==")],
+    "no scheme": [("authorization", CANARY)],
+    "no key": [("authorization", f"Bearer {CANARY}")],
+    "half a key": [("authorization", "Bearer vb_")],
+    "an unknown key": [("authorization", f"Bearer vb_00000000_{'x' * 43}")],
+    "a jwt": [("authorization", "Bearer eyJhbGciOiJub25lIn0.e30.")],
+    "a nul": [("authorization", b"Bearer vb_\x00")],
+    "no ascii": [("authorization", b"Bearer vb_\xff\xfe")],
+    "long": [("authorization", f"Bearer vb_{'x' * 100_000}")],
+    "twice": [("authorization", "Bearer a"), ("authorization", "Bearer b")],
+}
+BAD_USERS: dict[str, list[str | bytes]] = {
+    "empty": [""],
+    "invalid utf-8": [b"\xff"],
+    "a surrogate": [b"\xed\xa0\x80"],
+    "a control character": [b"a\x1fb"],
+    "a c1 character": ["a\u0085b"],
+    "256 characters": ["x" * 256],
+    "twice": [CANARY, CANARY],
+}
+BAD_KEYS: dict[str, list[str | bytes]] = {
+    "empty": [""],
+    "quoted and empty": ['""'],
+    "a space": [f"{CANARY} x"],
+    "quoted with a space": [f'"{CANARY} x"'],
+    "256 characters": ["x" * 256],
+    "quoted 256 characters": [f'"{"x" * 256}"'],
+    "no ascii": ["schlüssel"],
+    "invalid utf-8": [b"\xff"],
+    "a nul": [b"a\x00b"],
+    "a tab": ["a\tb"],
+    "twice": ["a", "a"],
+}
+BAD_VERSIONS: dict[str, list[str | bytes]] = {
+    "empty": [""],
+    "unquoted": ["1"],
+    "unquoted whole": ["1.0"],
+    "quoted and empty": ['""'],
+    "weak": ['W/"1.0"'],
+    "a list": ['"1.0", "2.0"'],
+    "negative": ['"-1"'],
+    "three numbers": ['"1.0.0"'],
+    "no numbers": [f'"{CANARY}"'],
+    "half": ['"1."'],
+    "19 digits": [f'"{"9" * 19}.0"'],
+    "5,000 digits": [f'"{"9" * 5000}"'],
+    "a float": ['"1e2"'],
+    "other digits": ['"\u0661"'],
+    "superscripts": [b'"\xb2"'],
+    "a space inside": ['" 1.0"'],
+    "two stars": ["*", "*"],
+    "twice": ['"1.0"', '"1.0"'],
+    "a nul": [b'"1\x00"'],
+}
+BAD_CONTENT_TYPES: dict[str, list[str | bytes]] = {
+    "none": [],
+    "empty": [""],
+    "text": ["text/plain"],
+    "text that says json": ["text/json"],
+    "a form": ["application/x-www-form-urlencoded"],
+    "an upload": ["multipart/form-data; boundary=x"],
+    "xml": ["application/xml"],
+    "messagepack": ["application/msgpack"],
+    "a patch": ["application/merge-patch+json"],
+    "a problem": ["application/problem+json"],
+    "lines": ["application/jsonl"],
+    "more letters": ["application/jsonx"],
+    "fewer letters": ["application/jso"],
+    "a list": ["application/json, text/plain"],
+    "any": ["*/*"],
+    "a canary": [CANARY],
+    "no ascii": [b"application/json\xff"],
+    "twice": ["application/json", "application/json"],
+    "two": ["application/json", "text/plain"],
+}
+NOT_OBJECTS = {
+    "null": b"null",
+    "true": b"true",
+    "a number": b"1",
+    "a string": b'"%s"' % CANARY.encode(),
+    "an array": b"[]",
+    "an array of objects": b"[{}]",
+    "whitespace": b" \n ",
+    "a comment": b"// x\n{}",
+    "html": b"<html></html>",
+    "a form": b"role=user&content=x",
+    "a nul": b"\x00",
+    "a brace": b"{",
+    "two objects": b"{}{}",
+    "an object and a nul": b"{}\x00",
+    "a trailing comma": b'{"x":1,}',
+    "a missing value": b'{"x":}',
+    "a missing name": b"{:1}",
+    "a bare name": b"{x:1}",
+    "single quotes": b"{'x':1}",
+    "not a number": b'{"x":NaN}',
+    "a lone surrogate": rb'{"\ud800":1}',
+    "utf-8 with a byte order mark": "\ufeff{}".encode(),
+    "utf-16": "{}".encode("utf-16"),
+    "utf-32": "{}".encode("utf-32"),
+    "latin-1": '{"é":1}'.encode("latin-1"),
+    "10,000 arrays": b"[" * 10_000 + b"]" * 10_000,
+    "10,000 objects": b'{"x":' * 10_000 + b"1" + b"}" * 10_000,
+    "10,000 arrays unclosed": b"[" * 10_000,
+    "gzip": bytes.fromhex("1f8b08000000000000ff"),
+}
+
+
+Cases = Iterator[tuple[str, Case]]
+
+
+def bad_queries(operation: Operation) -> Cases:
+    for name, query in BAD_QUERIES.items():
+        yield name, operation.case("invalid-input", query=b"&".join(filter(None, [operation.query, query])))
+
+
+def bad_credentials(operation: Operation) -> Cases:
+    for name, credentials in BAD_CREDENTIALS.items():
+        yield name, operation.case("invalid-credentials", key="", headers=credentials)
+
+
+def bad_headers(operation: Operation) -> Cases:
+    for name, users in BAD_USERS.items():
+        headers = [("x-user-id", user) for user in users]
+        yield f"user {name}", operation.case("invalid-input", headers=headers, key="anyone")
+    yield "no user", operation.case("user-required", key="anyone")
+    yield "another user", operation.case("user-mismatch", headers=[("x-user-id", "bob")])
+    yield "host", operation.case("invalid-input", headers=[("host", f"{CANARY} x")])
+    for header, table in (("Idempotency-Key", BAD_KEYS), ("If-Match", BAD_VERSIONS)):
+        for name, values in table.items() if header in operation.headers else ():
+            headers = [(header.lower(), value) for value in values]
+            yield f"{header} {name}", operation.case("invalid-input", headers=headers)
+    for version in ('"0"', '"1.1"', f'"{"9" * 18}.{"9" * 18}"') if "If-Match" in operation.headers else ():
+        yield f"If-Match {version}", operation.case("precondition-failed", headers=[("if-match", version)])
+
+
+def bad_paths(operation: Operation) -> Cases:
+    tables = (
+        ("conversation_id", "not-found", NOT_CONVERSATIONS),
+        ("message_id", "not-found", NOT_MESSAGES),
+        ("key", "invalid-input", NOT_KEYS),
+    )
+    for parameter, problem, texts in tables:
+        for name, text in texts.items() if f"{{{parameter}}}" in operation.template else ():
+            path = operation.template.format(**PARAMETERS | {parameter: text})
+            yield f"{parameter} {name}", operation.case(problem, path=path)
+
+
+def bad_content_types(operation: Operation) -> Cases:
+    for name, types in BAD_CONTENT_TYPES.items():
+        case = operation.case("unsupported-media-type")
+        case.headers = [("content-type", value) for value in types]
+        yield name, case
+
+
+def bad_bodies(operation: Operation) -> Cases:
+    bodies = dict(NOT_OBJECTS) if operation.is_body_optional else {"nothing": b"", **NOT_OBJECTS}
+    text, members = operation.text, operation.body or {}
+    name = next(iter(members)).encode()
+    value = json.encode(members[name.decode()])
+    bodies |= {
+        "cut off": text[:-1],
+        "text behind": text + b"x",
+        "invalid utf-8 behind": text + b"\xff",
+        "an unknown member": b'{"nonsense":1,' + text[1:],
+        "an unknown member behind": text[:-1] + b',"nonsense":"%b"}' % CANARY.encode(),
+        "a member in upper case": b'{"%b":1,' % name.upper() + text[1:],
+        "a prototype": b'{"__proto__":{},' + text[1:],
+        "an empty name": b'{"":1,' + text[1:],
+        "a name with a nul": b'{"%b\\u0000":1,' % name + text[1:],
+        "a repeated member": b'{"%b":%b,' % (name, value) + text[1:],
+        "a repeated member behind": text[:-1] + b',"%b":%b}' % (name, value),
+        "a member repeated by escape": b'{"\\u%04x%b":%b,' % (name[0], name[1:], value) + text[1:],
+    }
+    for place, body in bodies.items():
+        yield place, operation.case("invalid-input", body=body)
+
+
+def long_bodies(operation: Operation) -> Cases:
+    """Beyond the limit of the body, whether the length is announced or the body comes in chunks."""
+    text = operation.text
+    for size in (2049, 10**15):
+        yield f"{size}", operation.case("too-large", app="small", headers=[("content-length", str(size))])
+    bodies: dict[str, bytes | list[bytes]] = {
+        "at once": text + b" " * 2048,
+        "in chunks": [text, *[b" " * 100] * 21],
+        "byte by byte": [bytes([byte]) for byte in text + b" " * 2048],
+    }
+    for name, body in bodies.items():
+        yield name, operation.case("too-large", app="small", body=body)
+
+
+THEMES = {"queries": bad_queries, "credentials": bad_credentials, "headers": bad_headers, "paths": bad_paths}
+BODY_THEMES = {"content types": bad_content_types, "bodies": bad_bodies, "long bodies": long_bodies}
+
+MESSAGES = f"{HOME}/{CONVERSATION}/messages"
+BY_KEY = f"{HOME}/by-key/fresh"
+LONG = f'"{"x" * 256}"'
+NUL = r'"a\u0000b"'
+LONE = r'"\ud800"'
+NOT_TEXTS = ["1", "1.5", "true", "[]", "{}", '["x"]']
+NOT_OBJECT = ['"x"', "1", "true", "[]", '[{"x":1}]']
+NOT_CALLS = ['"x"', '""', "1", "1e400", "false", f'"{CANARY}"']
+NOT_IDS = ("", "x", UNKNOWN.upper(), UNKNOWN.replace("-", ""), f"{{{UNKNOWN}}}", UNKNOWN[:-1], f"urn:uuid:{UNKNOWN}")
+WIDE_METADATA = f'{{"x":"{"x" * 16384}"}}'
+SPACED_METADATA = f"{{{' ' * 16383}}}"
+BAD_MEMBERS = {
+    "role": ["null", *NOT_TEXTS, '""', '"User"', '"king"', '" user"', r'"user\u0000"', f'"{CANARY}"'],
+    "content": [
+        *("1", "-0", "true", "{}", '{"type":"text"}', "null", '["x"]', "[1]", "[null]", "[[]]", "[{}]", '[{"type":1}]'),
+        *('[{"type":null}]', '[{"text":"x"}]', '[{"type":"x"},{"type":[]}]', '[{"type":"x"},2]'),
+        "[" + ",".join(['{"type":"x"}'] * 1001) + "]",
+    ],
+    "tool_calls": NOT_CALLS,
+    "audio_files": NOT_CALLS,
+    "function_calls": NOT_CALLS,
+    "usage": NOT_OBJECT,
+    "metadata": [*NOT_OBJECT, WIDE_METADATA, SPACED_METADATA],
+    "tool_call_id": [*NOT_TEXTS, LONG, NUL, LONE],
+    "name": [*NOT_TEXTS, LONG, NUL, LONE],
+    "model": [*NOT_TEXTS, LONG, NUL, f'"{"😀" * 129}"'],
+    "status": [*NOT_TEXTS, '""', '"done"', '"COMPLETED"', f'"{CANARY}"'],
+    "client_id": [*NOT_TEXTS, '""', LONG, NUL, '"a b"', '"a/b"', '"é"', r'"a\n"', r'"a\u0000"'],
+    "source": ["{}", "null"],
+    "seq": ["1"],
+    "id": [f'"{MESSAGE}"'],
+    "created_at": ['"2026-01-01T00:00:00Z"'],
+}
+BAD_CONVERSATION_MEMBERS = {
+    "title": [*NOT_TEXTS, f'"{"x" * 501}"', f'"{"😀" * 501}"', NUL, LONE],
+    "metadata": [*NOT_OBJECT, WIDE_METADATA, SPACED_METADATA, '{"x":' + "[" * 64 + "]" * 64 + "}"],
+    "tags": [
+        *('"x"', "1", "true", "{}", "[1]", "[null]", "[[]]", '[""]', '["a","b",3]', f"[{NUL}]", f"[{LONE}]"),
+        *(f'["{"x" * 65}"]', "[" + ",".join(['"x"'] * 33) + "]"),
+    ],
+}
+BAD_NEW_MEMBERS = {
+    "id": [*NOT_TEXTS, *(f'"{text}"' for text in NOT_IDS), rf'"{UNKNOWN}\n"', rf'"{UNKNOWN}\u0000"'],
+    "key": [*NOT_TEXTS, '""', '"a b"', '"a/b"', '"é"', r'"a\n"', NUL, f'"{"x" * 129}"', f'"{CANARY} x"'],
+    "messages": ['"x"', "1", "{}", "[1]", "[null]", '["x"]', "[[]]", "[{}]", '[{"role":"user"}]', "[{},{}]"],
+    "archived": ["true"],
+    "pinned": ["true"],
+    "last_seq": ["1"],
+    "user_id": ['"alice"'],
+}
+NOT_FLAGS = ['"true"', '"null"', "1", "0", "[]", "{}"]
+BAD_CHANGES = BAD_CONVERSATION_MEMBERS | {"archived": NOT_FLAGS, "pinned": NOT_FLAGS}
+NOT_INTEGERS = [
+    *('"1"', "1.0", "1e0", "1.5", "true", "[]", "{}", "-1", "-0.5", "1e400"),
+    *("4611686018427387905", "9223372036854775808", "9" * 5000),
+]
+
+
+def member(name: str, value: str) -> bytes:
+    return f'{{"{name}":{value}}}'.encode()
+
+
+def message(**members: str) -> str:
+    """A message that would be kept but for the members given, as the text of their JSON."""
+    texts = {"role": '"user"', "content": f'"{CANARY}"'} | members
+    return "{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}"
+
+
+def batch(*messages: str) -> bytes:
+    return f'{{"messages":[{",".join(messages)}]}}'.encode()
+
+
+def sent(problem: str, method: str, path: str, body: bytes | list[bytes], app: str = "app") -> Case:
+    return Case(problem=problem, method=method, path=path, body=body, headers=[JSON], app=app)
+
+
+def bad_members_of_messages() -> Cases:
+    """Of the wrong type, out of range, too long, or of characters that are not let in."""
+    for name, values in BAD_MEMBERS.items():
+        for place, value in enumerate(values):
+            bad = message(**{name: value})
+            yield f"append {name} {place}", sent("invalid-input", "POST", MESSAGES, bad.encode())
+            yield f"create {name} {place}", sent("invalid-input", "POST", HOME, batch(message(), bad))
+            if value != "null":
+                yield f"edit {name} {place}", sent("invalid-input", "PATCH", f"{MESSAGES}/first", member(name, value))
+
+
+def bad_members_of_conversations() -> Cases:
+    for name, values in (BAD_CONVERSATION_MEMBERS | BAD_NEW_MEMBERS).items():
+        for place, value in enumerate(values):
+            yield f"create {name} {place}", sent("invalid-input", "POST", HOME, member(name, value))
+            yield f"get or create {name} {place}", sent("invalid-input", "PUT", BY_KEY, member(name, value))
+    for name, values in BAD_CHANGES.items():
+        for place, value in enumerate(values):
+            path = f"{HOME}/{CONVERSATION}"
+            yield f"change {name} {place}", sent("invalid-input", "PATCH", path, member(name, value))
+    for place, value in enumerate(NOT_INTEGERS):
+        fork, restore = f"{HOME}/{CONVERSATION}/fork", f"{MESSAGES}/restore"
+        yield f"through {place}", sent("invalid-input", "POST", fork, member("through_seq", value))
+        yield f"revision {place}", sent("invalid-input", "POST", restore, member("revision", value))
+
+
+NOT_NATURAL = [
+    *("", "-1", "1.0", "1e1", "0x1", "01", "%2B1", "%201", "1%20", "1_0", "null", "true", "NaN", "x", "%00", "1%00"),
+    *("1%0A", "%D9%A1", "%EF%BC%91", "%zz", "1;x", "1,2", "[1]", '"1"', "%F0%9F%98%80", CANARY),
+    *("99999999999999999999", "9" * 5000),
+]
+NOT_BOOLEANS = ["", "yes", "2", "null", "1.0", "-1", "true%00", "%00", CANARY]
+NOT_CURSORS = [
+    *("", "x", "null", "1", "0", "%00", "%F0%9F%98%80", CANARY, "A" * 31, "A" * 33, "A" * 65, "A" * 5000, "A" * 16),
+    *("=" * 32, "!" * 32, "_" * 32, "-" * 32, "f" + "_" * 31, "A" * 31 + "%3D", "A" * 32 + "%0A", "%20" + "A" * 32),
+    *("A" * 30 + "%3D%3D", "AAAA" * 9, "A" * 31 + "+", "A" * 31 + "%2B", "A" * 31 + "/", "__________" + "A" * 22),
+]
+BAD_PARAMETERS = {
+    ("GET", MESSAGES): {
+        "limit": [*NOT_NATURAL, "0", "1001"],
+        "after": [*NOT_NATURAL, "1099511627777"],
+        "before": [*NOT_NATURAL, "1099511627777"],
+        "order": ["", "up", "ASC", "asc%00", "asc,desc", "null", "1", "%20asc", CANARY],
+        "offset": ["1"],
+        "page": ["1"],
+        "archived": ["true"],
+    },
+    ("GET", HOME): {
+        "limit": [*NOT_NATURAL, "0", "101", "1000"],
+        "after": NOT_CURSORS,
+        "archived": NOT_BOOLEANS,
+        "pinned": NOT_BOOLEANS,
+        "tag": ["", "%00", "a%00b", "x" * 65, "%F0%9F%98%80" * 65, "%ff", "%ed%a0%80", "%c0%80"],
+        "before": ["x"],
+        "order": ["asc"],
+        "user_id": ["bob"],
+    },
+    ("DELETE", MESSAGES): {"from_seq": [*NOT_NATURAL, "0", "1099511627777"], "seq": ["1"]},
+    ("DELETE", f"{HOME}/{CONVERSATION}"): {"purge": NOT_BOOLEANS},
+}
+
+
+def bad_parameters() -> Cases:
+    for (method, path), parameters in BAD_PARAMETERS.items():
+        for name, values in parameters.items():
+            for place, value in enumerate(values):
+                case = Case(problem="invalid-input", method=method, path=path, query=f"{name}={value}".encode())
+                yield f"{method} {path} {name} {place}", case
+    for query in (b"limit=1&limit=1", b"limit=1&limit=2", b"limit=1&%6cimit=1", b"limit=1&&limit=1"):
+        for path in (HOME, MESSAGES):
+            yield f"{path} {query!r}", Case(problem="invalid-input", method="GET", path=path, query=query)
+    yield "no from_seq", Case(problem="invalid-input", method="DELETE", path=MESSAGES)
+
+
+DEEP = "[" * 70 + "]" * 70
+TWIN = message(client_id='"twin"')
+ENVELOPES = [
+    *(("invalid-input", "POST", MESSAGES, member("messages", value)) for value in ("[]", "null", "{}", '"x"', "[[]]")),
+    ("invalid-input", "POST", MESSAGES, batch("null")),
+    ("invalid-input", "POST", MESSAGES, batch(message(), "{}")),
+    ("invalid-input", "POST", MESSAGES, batch(message(), batch(message()).decode())),
+    ("invalid-input", "POST", MESSAGES, batch(*[message()] * 1001)),
+    ("invalid-input", "POST", MESSAGES, batch(TWIN, message(), TWIN)),
+    ("invalid-input", "POST", MESSAGES, batch(TWIN, message(client_id=r'"tw\u0069n"'))),
+    ("invalid-input", "POST", MESSAGES, batch(message())[:-1] + b',"role":"user"}'),
+    ("invalid-input", "POST", MESSAGES, batch(message())[:-1] + b',"messages":[]}'),
+    ("invalid-input", "POST", MESSAGES, b'{"\\u006dessages":[],' + batch(message())[1:]),
+    ("invalid-input", "POST", MESSAGES, b'{"messages":[%b],' % DEEP.encode() + batch(message())[1:]),
+    ("invalid-input", "POST", MESSAGES, b'{"content":%b,' % DEEP.encode() + message()[1:].encode()),
+    ("invalid-input", "POST", MESSAGES, b'{"r\\u006fle":"user",' + message()[1:].encode()),
+    ("invalid-input", "POST", MESSAGES, batch(message(), '{"role":"user",' + message()[1:])),
+    *(("invalid-input", "POST", MESSAGES, text) for text in (b'{"role":"user"}', b'{"content":"x"}')),
+    ("invalid-input", "POST", MESSAGES, message(content="null", tool_calls="null", function_calls="null").encode()),
+    ("invalid-input", "POST", MESSAGES, message(content="null", audio_files="[]", usage="{}").encode()),
+    ("reserved-id", "POST", MESSAGES, message(client_id=f'"{MESSAGE}"').encode()),
+    ("reserved-id", "POST", MESSAGES, batch(message(), message(client_id=f'"{MESSAGE}"'))),
+    ("client-id-reused", "POST", MESSAGES, message(client_id='"first"').encode()),
+    ("client-id-reused", "POST", MESSAGES, batch(message(client_id='"first"'), TWIN)),
+    ("not-found", "POST", f"{HOME}/{UNKNOWN}/messages", message().encode()),
+    ("invalid-input", "PATCH", f"{MESSAGES}/first", member("content", "null")),
+    ("invalid-input", "POST", f"{MESSAGES}/restore", b"{}"),
+    *(("invalid-input", "POST", f"{MESSAGES}/restore", member("revision", value)) for value in ("null", "0")),
+    ("not-found", "POST", f"{MESSAGES}/restore", member("revision", "1")),
+    ("not-found", "POST", f"{MESSAGES}/restore", member("revision", str(2**62))),
+    *(
+        ("invalid-input", "POST", f"{HOME}/{CONVERSATION}/fork", member("through_seq", str(seq)))
+        for seq in (2, 2**40 + 1)
+    ),
+    *(
+        ("invalid-input", "POST", f"{HOME}/{CONVERSATION}/fork", member("title", title))
+        for title in (NUL, LONG[:-1] * 2)
+    ),
+    ("conversation-exists", "POST", HOME, f'{{"id":"{CONVERSATION}","title":"{CANARY}"}}'.encode()),
+    ("conversation-exists", "POST", HOME, f'{{"key":"taken","title":"{CANARY}"}}'.encode()),
+    ("conversation-exists", "PUT", BY_KEY, member("id", f'"{CONVERSATION}"')),
+    ("invalid-input", "PUT", BY_KEY, member("key", '"another"')),
+    ("invalid-input", "POST", HOME, batch(TWIN, TWIN)),
+    ("invalid-input", "POST", HOME, batch(*[message()] * 1001)),
+]
+BIG = f'"{"x" * 1023}"'
+SPREAD = message(content=BIG[:500] + '"', tool_calls=f'[{BIG[:500]}"]', metadata=f'{{"x":{BIG[:50]}"}}')
+TOO_LARGE = [
+    ("POST", MESSAGES, message(content=BIG).encode()),
+    ("POST", MESSAGES, SPREAD.encode()),
+    ("POST", MESSAGES, batch(message(), message(content=BIG))),
+    ("POST", HOME, batch(message(content=BIG))),
+    ("PUT", BY_KEY, batch(message(content=BIG))),
+    ("PATCH", f"{MESSAGES}/first", member("content", BIG)),
+    ("PATCH", f"{MESSAGES}/first", member("tool_calls", f"[{BIG}]")),
+]
+
+
+def bad_envelopes() -> Cases:
+    for place, case in enumerate(ENVELOPES):
+        yield f"{place}", sent(*case)
+    for place, case in enumerate(TOO_LARGE):
+        yield f"too large {place}", sent("too-large", *case, app="small")
+    keyed = sent("invalid-input", "POST", HOME, member("id", f'"{UNKNOWN}"'))
+    keyed.headers.append(("idempotency-key", "k"))
+    yield "an id and a key", keyed
+
+
+UNKNOWN_PATHS = (
+    *("/v1", "/v1/", "/v2/conversations", "/V1/conversations", "/v1/conversation", "/v1/Conversations", "/v1//x"),
+    *("/%00", "/%ff", "/v1/%00", "/v1/conversations%00", "/v1/conversations%20", "/v1%2fx", "/.env", "/.git/config"),
+    *("/x" * 5000, "/" + "x" * 100_000, "/etc/passwd", "/../../etc/passwd", "/admin", f"/{CANARY}", f"{HOME}/by-key"),
+    *(f"{HOME}/by-key/a/b", f"{HOME}/{CONVERSATION}/nonsense", f"{HOME}/{CONVERSATION}/%2e%2e/%2e%2e"),
+    f"{MESSAGES}/first/nonsense",
+)
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "get", CANARY}
+
+
+def bad_routes() -> Cases:
+    for path in UNKNOWN_PATHS:
+        for method in ("GET", "POST", "OPTIONS"):
+            yield f"{method} {path[:60]} {len(path)}", Case(problem="not-found", method=method, path=path)
+    for template in {operation.template for operation in OPERATIONS}:
+        known = {operation.method for operation in OPERATIONS if operation.template == template}
+        for method in METHODS - known:
+            path = template.format(**PARAMETERS)
+            yield f"{method} {template}", Case(problem="method-not-allowed", method=method, path=path)
+    for path in ("/healthz", "/readyz", "/openapi.json", "/docs"):
+        for method in METHODS - {"GET"}:
+            yield f"{method} {path}", Case(problem="method-not-allowed", method=method, path=path, key="")
+
+
+GROUPS = {
+    f"{operation.name} {theme}": dict(attack(operation))
+    for operation in OPERATIONS
+    for theme, attack in (THEMES | BODY_THEMES if operation.body else THEMES).items()
+} | {
+    attack.__name__: dict(attack())
+    for attack in (bad_members_of_messages, bad_members_of_conversations, bad_parameters, bad_envelopes, bad_routes)
+}
+
+
+@pytest.mark.parametrize("group", [group for group, cases in GROUPS.items() if cases])
+async def test_bad_requests_are_refused(world: World, group: str) -> None:
+    faults = {name: await world.faults(case) for name, case in GROUPS[group].items()}
+    assert {name: found for name, found in faults.items() if found} == {}
+
+
+def test_the_corpus_is_large() -> None:
+    assert sum(map(len, GROUPS.values())) >= 2000
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=[operation.name for operation in OPERATIONS])
+async def test_who_uses_a_wrong_method_is_told_which_are_right(world: World, operation: Operation) -> None:
+    path = operation.template.format(**PARAMETERS)
+    answer = await world.ask(Case(problem="", method="TRACE", path=path))
+    assert operation.method in answer.headers["allow"].split(", ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON", "application/json ; x=y"],
+)
+async def test_json_may_say_more_of_itself(world: World, value: str) -> None:
+    case = Case(problem="", body=b"{}", headers=[("content-type", value)])
+    assert (await world.ask(case)).status == 201
+
+
+async def test_a_body_may_be_as_long_as_the_limit_in_any_chunks(world: World) -> None:
+    body = b"{" + b" " * 2046 + b"}"
+    for chunks in ([body], [body[:1000], b"", body[1000:]], [bytes([byte]) for byte in body]):
+        assert (await world.ask(sent("", "POST", HOME, chunks, app="small"))).status == 201
