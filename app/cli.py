@@ -41,8 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("yoyo").setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _leave)  # so that every block is left, the embedded PostgreSQL's too
+    for name in ("yoyo", "httpx", "httpcore"):  # httpx would write URLs whole
+        logging.getLogger(name).setLevel(logging.WARNING)
+    signal.signal(
+        signal.SIGTERM, _leave_well if options.run is serve else _leave
+    )  # so that every block is left, the embedded PostgreSQL's too
     try:
         options.run(read_settings(), options)
     except (SettingsError, EmbeddedError, MigrationError, CommandError) as error:
@@ -53,8 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _leave(_number: int, _frame: object) -> NoReturn:
+def _leave_well(_number: int, _frame: object) -> NoReturn:
     raise SystemExit(0)
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,7 +175,8 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
             key_path = settings.data_dir / "key"
             _ready_key(url, key_path)
         _refuse_other_migrations(url)
-        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        host, port = listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
         _serve(settings, url, listener, lambda: _announce(settings, address, key_path))
 
 
@@ -179,6 +187,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(2048)  # now, so that of two who start at once one is told
     except OSError as error:
         listener.close()
         raise CommandError(
@@ -189,17 +198,20 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _ready_key(url: DatabaseUrl, path: Path) -> None:
     """Sees to it that the file holds a key that is let in; makes one where it does not."""
-    key = path.read_text().strip() if path.exists() else ""
-    prefix = service_keys.prefix_of(key)
-    known = _run(url, lambda connection: service_keys.get_service_key(connection, prefix)) if prefix else None
-    if known is not None and known.revoked_at is None:
-        return
-    if known is not None or prefix is None:
-        key = service_keys.new_key()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_text(f"{key}\n")
+    try:
+        key = path.read_text().strip() if path.exists() else ""
+        prefix = service_keys.prefix_of(key)
+        known = _run(url, lambda connection: service_keys.get_service_key(connection, prefix)) if prefix else None
+        if known is not None and known.revoked_at is None and known.sha256 == service_keys.digest_of(key):
+            return
+        if known is not None or prefix is None:
+            key = service_keys.new_key()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600, exist_ok=False)
+            path.write_text(f"{key}\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"VERBATIM_DATA_DIR: the key {path} cannot be kept: {type(error).__name__}") from None
     _run(url, lambda connection: service_keys.create_service_key(connection, key, "default", "local"))
 
 
@@ -222,14 +234,14 @@ def _announce(settings: Settings, address: str, key_path: Path | None) -> None:
     if key_path is None:
         _logger.info("serving on %s", address)
         return
-    quoted_path = shlex.quote(str(key_path))
+    quoted_path, quoted_url = shlex.quote(str(key_path)), shlex.quote(f"{address}/v1/conversations/by-key/default")
     where = settings.parsed_database_url() or f"{settings.data_dir.absolute()}/postgres"
     print(
         f"""
 Verbatim serves on {address}  (API: {address}/docs)
   key   {key_path.read_text().strip()}  (in {key_path})
   data  {where}
-  try   curl -H "Authorization: Bearer $(cat {quoted_path})" -X PUT {address}/v1/conversations/by-key/default
+  try   curl -H "Authorization: Bearer $(cat {quoted_path})" -X PUT {quoted_url}
 Ctrl-C stops it; the data stays.
 """,
         flush=True,

