@@ -114,7 +114,7 @@ def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
     types += [kind for operation in operations for kind in operation.answers.values() if kind is not None]
     _, schemas = msgspec.json.schema_components([*types, Problem], ref_template=REF)
     paths: dict[str, Json] = defaultdict(dict)
-    for path, handler in sorted(handlers, key=lambda pair: pair[0]):
+    for path, handler in sorted(handlers, key=lambda pair: (pair[0], min(pair[1].http_methods))):
         for method in sorted(handler.http_methods):
             paths[path][method.lower()] = _operation(path, handler)
     return {

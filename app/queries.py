@@ -94,7 +94,6 @@ def _read_all() -> dict[str, Text]:
 
 
 TEXTS = _read_all()
-IN_USE: dict[str, type[Struct]] = {}
 
 
 class Query(Generic[RowT]):
@@ -108,7 +107,6 @@ class Query(Generic[RowT]):
             raise ValueError(f"there is no query {name} in {SQL_DIR}")
         self.name, self.row_type, self._timeout_seconds = name, row_type, timeout_seconds
         self.sql, self.parameters = TEXTS[name].sql, TEXTS[name].parameters
-        IN_USE[name] = row_type
 
     def _arguments(self, values: dict[str, object]) -> Sequence[object]:
         if len(values) != len(self.parameters):

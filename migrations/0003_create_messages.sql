@@ -67,3 +67,8 @@ WHERE revision > 0;
 CREATE INDEX messages_deleted_at_idx
 ON messages (deleted_at)
 WHERE deleted_at IS NOT NULL;
+
+-- A conversation has one owner. Without it the planner takes the two for independent, expects one
+-- row of any conversation, and may read the whole of it for one key.
+CREATE STATISTICS messages_owner_id_conversation_id_stat (DEPENDENCIES)
+ON owner_id, conversation_id FROM messages;

@@ -128,6 +128,8 @@ CREATE UNIQUE INDEX messages_owner_id_conversation_id_client_id_key ON public.me
 
 CREATE INDEX messages_owner_id_conversation_id_revision_idx ON public.messages USING btree (owner_id, conversation_id, revision) WHERE (revision > 0);
 
+CREATE STATISTICS public.messages_owner_id_conversation_id_stat (dependencies) ON owner_id, conversation_id FROM public.messages;
+
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES public.owners(id);
 

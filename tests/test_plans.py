@@ -175,7 +175,6 @@ ANALYZE messages;
 """
 
 
-@pytest.mark.xfail(strict=True, reason="needs CREATE STATISTICS (dependencies) ON owner_id, conversation_id")
 @pytest.mark.parametrize("name", ["append_message", "append_messages", "find_message_seq", "list_stored"])
 def test_a_taller_index_is_read_all_the_same(database: Database, name: str) -> None:
     with database.transaction(force_rollback=True):

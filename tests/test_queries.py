@@ -129,7 +129,6 @@ def test_a_query_that_stands_nowhere_is_refused() -> None:
 def question(monkeypatch: pytest.MonkeyPatch) -> Query[_Answer]:
     text = parse("-- name: double(number, times)\nSELECT 2 * :number::int FROM generate_series(1, :times::int);")
     monkeypatch.setitem(queries.TEXTS, "double", text)
-    monkeypatch.setattr(queries, "IN_USE", {})
     return Query("double", _Answer)
 
 
