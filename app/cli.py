@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("yoyo", "httpx", "httpcore"):  # httpx would write URLs whole
         logging.getLogger(name).setLevel(logging.WARNING)
-    signal.signal(
-        signal.SIGTERM, _leave_well if options.run is serve else _leave
-    )  # so that every block is left, the embedded PostgreSQL's too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell are born deaf to it
+    # So that every block is left, the embedded PostgreSQL's too.
+    signal.signal(signal.SIGTERM, _leave_well if options.run is serve else _leave)
     try:
         options.run(read_settings(), options)
     except (SettingsError, EmbeddedError, MigrationError, CommandError) as error:

@@ -55,6 +55,7 @@ class EmbeddedServer(Struct, kw_only=True, frozen=True):
     socket_dir: Path
     port: int = 5432
     user: str = "postgres"
+    database: str = "postgres"
 
     def url(self, database: str = "postgres") -> DatabaseUrl:
         """Where a database of this server is."""
