@@ -168,12 +168,12 @@ class Client:
 
 def load(site: Site, crash_after: int | None = None) -> Counter[tuple[str, int, bool]]:
     """Sends everything; counts the answers by what they were. After so many requests the service is killed."""
-    answers: Counter[tuple[str, int, bool]] = Counter()
+    answers: list[tuple[str, int, bool]] = []
     numbers = count(1)
 
     def send(client: Client, method: str, path: str, body: object, **headers: str) -> bytes:
         answer = client.send(method, path, msgspec.json.encode(body), **headers)
-        answers[method, answer.status, answer.is_replay] += 1
+        answers.append((method, answer.status, answer.is_replay))
         if next(numbers) == crash_after:
             site.crash()
         return answer.content
@@ -195,7 +195,7 @@ def load(site: Site, crash_after: int | None = None) -> Counter[tuple[str, int, 
                 assert seqs == list(range(seq + 1, seq + len(batch) + 1))
 
     site.as_each_user(load_chats)
-    return answers
+    return Counter(answers)
 
 
 def list_all(site: Site) -> dict[str, list[Conversation]]:
