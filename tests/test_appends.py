@@ -104,7 +104,7 @@ async def test_messages_without_client_id_follow_those_with_one(alice: AsyncClie
     assert (again.status_code, again.content) == (200, first.content)
     changed = batch(
         *({**message, "content": "z"} if not message["client_id"] else message for message in body["messages"])
-    )  # type: ignore[attr-defined]
+    )
     assert problem(await alice.post(f"{path}/messages", json=changed)) == "client-id-reused"
 
 
