@@ -5,13 +5,17 @@ BIN := .venv/bin
 MIGRATIONS := $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: run test check format lock clean
+.PHONY: run test test-faults check audit format lock clean
 
 run: .venv/local
 	@exec $(BIN)/verbatim serve --local
 
 test: .venv/dev
 	$(BIN)/pytest
+
+# What takes minutes: servers killed, answers cut, disks filled, migrations at war.
+test-faults: .venv/dev
+	$(BIN)/pytest -m faults
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -20,6 +24,10 @@ check: .venv/dev
 	$(BIN)/sqlfluff lint --disable-progress-bar sql migrations
 	$(BIN)/squawk --config .squawk.toml $(MIGRATIONS)
 	$(BIN)/lint-imports --no-logo
+
+# Known holes of what the service depends on; it asks the package index.
+audit: .venv/dev
+	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements-local.lock
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -37,6 +37,13 @@ class Settings(Struct, kw_only=True, frozen=True):
         bool,
         Meta(description="Lets a database beyond loopback do without TLS that verifies it (`sslmode=verify-full`)."),
     ] = False
+    pooled_database: Annotated[
+        bool, Meta(description="Says that `DATABASE_URL` goes through PgBouncer in transaction mode.")
+    ] = False
+    allow_unsafe_database: Annotated[
+        bool,
+        Meta(description="Serves, with a warning, on a database that may lose what it acknowledged (`fsync` off etc.)."),
+    ] = False
     host: Annotated[str, Meta(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
     data_dir: Annotated[Path, Meta(description="Where the embedded PostgreSQL and the ready key lie.")] = Path("var")
