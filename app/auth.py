@@ -1,5 +1,6 @@
 """Who is asking: every route demands credentials unless its handler says that it is open."""
 
+import asyncio
 import hmac
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -20,6 +21,7 @@ REVOCATION_SECONDS = 4.0
 """How long a replica may go on trusting a key it has seen."""
 
 _KEYS_REMEMBERED = 10_000
+_KEY_LANE = "service_keys"  # who tries keys takes no connection from those who are let in
 _TOUCH_AFTER = timedelta(hours=1)
 
 
@@ -45,6 +47,7 @@ class Authentication(ASGIMiddleware):
         self._database = database
         self._verifier = verifier
         self._remembered: dict[bytes, tuple[float, ServiceKey]] = {}
+        self._asking: dict[bytes, asyncio.Task[ServiceKey | None]] = {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Goes on with `scope["user"]` set. Raises InvalidCredentials, UserMismatch, UserRequired, InvalidInput."""
@@ -70,12 +73,23 @@ class Authentication(ASGIMiddleware):
         prefix = service_keys.prefix_of(token)
         if prefix is None:
             raise InvalidCredentials
+        # However many come with one key at once, it is asked for once.
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = self._asking[digest] = asyncio.create_task(self._ask(prefix, digest))
+            asking.add_done_callback(lambda _: self._asking.pop(digest))
+        key = await asyncio.shield(asking)
+        if key is None:
+            raise InvalidCredentials
+        return key
+
+    async def _ask(self, prefix: str, digest: bytes) -> ServiceKey | None:
         asked_at = monotonic()
-        async with self._database.connection() as connection:
+        async with self._database.connection(lane=_KEY_LANE) as connection:
             key = await service_keys.get_service_key(connection, prefix)
             if key is None or key.revoked_at is not None or not hmac.compare_digest(key.sha256, digest):
                 self._remembered.pop(digest, None)
-                raise InvalidCredentials
+                return None
             if key.last_used_at is None or key.last_used_at < datetime.now(UTC) - _TOUCH_AFTER:
                 await service_keys.touch_service_key(connection, prefix)
         if len(self._remembered) >= _KEYS_REMEMBERED:

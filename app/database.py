@@ -1,21 +1,28 @@
-"""The pool of connections, and what its errors mean."""
+"""The pool of connections, who waits for one, and what its errors mean."""
 
+import asyncio
 import logging
+from asyncio import get_running_loop
 from asyncio import timeout as asyncio_timeout
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 from msgspec import Raw
 
-from app.database_url import DatabaseUrl
-from app.errors import Unavailable
+from app.database_url import AsyncpgArguments, DatabaseUrl
+from app.errors import DomainError, Unavailable
+from app.lanes import Lanes
+from app.logs import cause_of
 from app.queries import BULK_SECONDS, Conn
 from app.settings import Settings
 
 _logger = logging.getLogger("verbatim.database")
 
-_PASSING_SQLSTATES = ("08", "53", "57P0", "57014", "40001", "40P01", "55P03", "25006", "58000")
+_PASSING_SQLSTATES = ("08", "53", "57P0", "57014", "40001", "40P01", "55P03", "25006", "25P03", "58000", "58030")
+_IDLE_SECONDS = 60  # no gateway between us and the database forgets a connection sooner
+_ORPHAN_SECONDS = 10
 
 
 def is_passing(error: BaseException) -> bool:
@@ -48,18 +55,39 @@ class Database:
     def __init__(self, url: DatabaseUrl, settings: Settings) -> None:
         self._url = url
         self._settings = settings
+        self._waiting = 0
+        self._lanes = Lanes(settings.conversation_limit, settings.queue_limit // 4, settings.acquire_timeout_seconds)
+        self._releases: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Opens the pool, and no connection yet."""
         self._pool = await asyncpg.create_pool(
-            **self._url.for_asyncpg(),
+            **self._arguments(),
             min_size=0,
             max_size=self._settings.pool_size,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
             timeout=self._settings.connect_timeout_seconds,
             command_timeout=self._settings.command_timeout_seconds,
             init=_prepare_connection,
             reset=_keep_as_it_is,
         )
+
+    def _arguments(self) -> AsyncpgArguments:
+        """With limits that the server keeps: of locks, and of what a service that is gone has left behind.
+
+        A pooler lets no such setting through; there they belong to the role.
+        """
+        arguments = self._url.for_asyncpg()
+        if not self._url.pooled:
+            limits = {
+                "lock_timeout": f"{self._settings.lock_timeout_seconds * 1000:.0f}",
+                "statement_timeout": f"{BULK_SECONDS + _ORPHAN_SECONDS:.0f}s",
+                "idle_in_transaction_session_timeout": f"{_ORPHAN_SECONDS}s",
+                "tcp_user_timeout": f"{_ORPHAN_SECONDS}s",
+                "tcp_keepalives_idle": f"{_ORPHAN_SECONDS}",
+            }
+            arguments["server_settings"] = limits | arguments["server_settings"]
+        return arguments
 
     async def close(self) -> None:
         """Closes all connections, after 5 s by force."""
@@ -70,13 +98,50 @@ class Database:
             self._pool.terminate()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Conn]:
-        """A connection outside any transaction. Raises Unavailable for what may pass, unique violations as they are."""
+    async def connection(self, lane: Hashable = None) -> AsyncIterator[Conn]:
+        """A connection outside any transaction; of those who name a lane, few at once have one.
+
+        A lane is what they contend for, so that they wait for each other without the connections that others need.
+        Raises Unavailable for what may pass, unique violations as they are.
+        """
         try:
-            async with self._pool.acquire(timeout=self._settings.acquire_timeout_seconds) as connection:
-                yield connection
+            if lane is None:
+                async with self._held(self._settings.acquire_timeout_seconds) as connection:
+                    yield connection
+            else:
+                begun_at = get_running_loop().time()
+                async with self._lanes.enter(lane):
+                    seconds = self._settings.acquire_timeout_seconds - (get_running_loop().time() - begun_at)
+                    async with self._held(seconds) as connection:
+                        yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             if not is_passing(error):
                 raise
-            _logger.warning("%s %s", type(error).__name__, getattr(error, "sqlstate", None) or "-")
+            _logger.warning("unavailable", extra={"fields": cause_of(error)})
             raise Unavailable from None
+
+    @asynccontextmanager
+    async def _held(self, seconds: float) -> AsyncIterator[Conn]:
+        if self._waiting >= self._settings.queue_limit:
+            raise Unavailable
+        self._waiting += 1
+        try:
+            connection = await self._pool.acquire(timeout=seconds)
+        finally:
+            self._waiting -= 1
+        try:
+            yield connection
+        except DomainError:
+            await self._pool.release(connection)
+            raise
+        except BaseException:
+            # Behind the answer: what is to be cleaned up may take as long as what went wrong.
+            task = asyncio.create_task(self._release(connection))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+            raise
+        await self._pool.release(connection)
+
+    async def _release(self, connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await self._pool.release(connection)

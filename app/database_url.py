@@ -144,8 +144,13 @@ class DatabaseUrl(Struct, kw_only=True, frozen=True):
         return context
 
 
-def parse_database_url(text: str, *, password: str | None = None, allow_unverified: bool = False) -> DatabaseUrl:
-    """Return what a URL means; `password` replaces the URL's. Raises ValueError, whose text shows neither."""
+def parse_database_url(
+    text: str, *, password: str | None = None, pooled: bool = False, allow_unverified: bool = False
+) -> DatabaseUrl:
+    """Return what a URL means; `password` replaces the URL's, `pooled` stands for `pgbouncer=true`.
+
+    Raises ValueError, whose text shows no password.
+    """
     userinfo, authority, database, query = _split(text.strip())
     names, ports = _names_and_ports(authority)
     given = _parameters(query)
@@ -163,11 +168,13 @@ def parse_database_url(text: str, *, password: str | None = None, allow_unverifi
     url = DatabaseUrl(
         hosts=hosts,
         connect_timeout_seconds=int(given.get("connect_timeout", "0")) or None,
-        pooled=given.get("pgbouncer") == "true",
+        pooled=pooled or given.get("pgbouncer") == "true",
         **{name: value for name, value in given.items() if value and name in fields and name not in dropped},
     )
+    if pooled and given.get("pgbouncer") == "false":
+        raise ValueError("pgbouncer=false contradicts VERBATIM_POOLED_DATABASE")
     if url.pooled and (url.options or url.search_path not in {None, "public"}):
-        raise ValueError("options and search_path get lost with pgbouncer=true: use ALTER ROLE ... SET")
+        raise ValueError("options and search_path get lost behind a pooler: use ALTER ROLE ... SET")
     _option_pairs(url.options or "")
     if url.sslrootcert or url.sslcert:
         url.for_asyncpg()  # reads the files

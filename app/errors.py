@@ -81,6 +81,10 @@ class PreconditionFailed(DomainError):
         self.revision = revision
 
 
+class RequestTimeout(DomainError):
+    """The request did not arrive in time."""
+
+
 class TooLarge(DomainError):
     """The request is larger than the limit."""
 

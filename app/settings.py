@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -42,22 +42,52 @@ class Settings(Struct, kw_only=True, frozen=True):
     ] = False
     allow_unsafe_database: Annotated[
         bool,
-        Meta(description="Serves, with a warning, on a database that may lose what it acknowledged (`fsync` off etc.)."),
+        Meta(
+            description="Serves, with a warning, on a database that may lose what it acknowledged (`fsync` off, say)."
+        ),
     ] = False
     host: Annotated[str, Meta(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
     data_dir: Annotated[Path, Meta(description="Where the embedded PostgreSQL and the ready key lie.")] = Path("var")
     pool_size: Annotated[int, Meta(ge=1, le=1000, description="The most database connections of this process.")] = 16
     connect_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for a new connection.")] = 2.0
-    acquire_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for a free connection.")] = 2.0
+    acquire_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for a free connection.")] = 1.0
+    lock_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for another's lock.")] = 1.0
     command_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for a statement.")] = 2.5
+    request_timeout_seconds: Annotated[
+        Seconds, Meta(description="The longest time to an answer, once the request is there.")
+    ] = 4.5
+    body_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for the body of a request.")] = 30.0
+    drain_seconds: Annotated[
+        float, Meta(ge=0, le=3600, description="How long SIGTERM lets a service go on that says it is not ready.")
+    ] = 5.0
+    queue_limit: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="The most requests that wait for a connection; more get a 503 at once."),
+    ] = 512
+    conversation_limit: Annotated[
+        int, Meta(ge=1, le=1000, description="The most connections that writes to one conversation may hold at once.")
+    ] = 4
+    connection_limit: Annotated[
+        int, Meta(ge=1, le=100_000, description="The most clients' connections that are open at once.")
+    ] = 1000
+    head_limit_bytes: Annotated[
+        int, Meta(ge=1024, le=2**20, description="The largest head of a request: its line and its headers.")
+    ] = 32 * 2**10
     body_limit_bytes: Annotated[int, Meta(ge=1024, le=2**28, description="The largest request body.")] = 32 * 2**20
+    body_memory_bytes: Annotated[
+        int, Meta(ge=1024, le=2**40, description="The most bytes of bodies that are held at once; others get a 503.")
+    ] = 256 * 2**20
     message_limit_bytes: Annotated[int, Meta(ge=1024, le=2**28, description="The most payload of one message.")] = (
         10 * 2**20
     )
     restore_days: Annotated[
         int, Meta(ge=0, le=3650, description="How long what is deleted can be restored before `purge` erases it.")
     ] = 30
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="The least level that is logged; `warning` leaves out the line of each request."),
+    ] = "info"
     jwt_issuer: Annotated[str | None, Meta(description="The `iss` of JWTs that are let in. Unset: no JWT is.")] = None
     jwt_audience: Annotated[str | None, Meta(description="The `aud` that a JWT must name.")] = None
     jwt_jwks_file: Annotated[Path | None, Meta(description="The issuer's public keys (a JWKS) in a file.")] = None
@@ -75,7 +105,7 @@ class Settings(Struct, kw_only=True, frozen=True):
 
     def parsed_database_url(self) -> DatabaseUrl | None:
         """The database, None for the embedded one. Raises SettingsError."""
-        return self._parse("DATABASE_URL", self.database_url, self._password())
+        return self._parse("DATABASE_URL", self.database_url, self._password(), pooled=self.pooled_database)
 
     def parsed_migration_url(self) -> DatabaseUrl | None:
         """The database as `migrate` reaches it, None for the embedded one. Raises SettingsError."""
@@ -90,11 +120,15 @@ class Settings(Struct, kw_only=True, frozen=True):
         except UnicodeDecodeError:
             raise SettingsError("VERBATIM_DATABASE_PASSWORD_FILE cannot be read: it is no UTF-8") from None
 
-    def _parse(self, name: str, text: str | None, password: str | None = None) -> DatabaseUrl | None:
+    def _parse(
+        self, name: str, text: str | None, password: str | None = None, *, pooled: bool = False
+    ) -> DatabaseUrl | None:
         if text is None:
             return None
         try:
-            return parse_database_url(text, password=password, allow_unverified=self.allow_unverified_database)
+            return parse_database_url(
+                text, password=password, pooled=pooled, allow_unverified=self.allow_unverified_database
+            )
         except ValueError as error:
             raise SettingsError(f"{name}: {error}") from None
 
@@ -134,5 +168,7 @@ def _check(settings: Settings) -> None:
         )
     if settings.message_limit_bytes > settings.body_limit_bytes:
         raise SettingsError("VERBATIM_MESSAGE_LIMIT_BYTES must not exceed VERBATIM_BODY_LIMIT_BYTES")
+    if settings.body_limit_bytes > settings.body_memory_bytes:
+        raise SettingsError("VERBATIM_BODY_LIMIT_BYTES must not exceed VERBATIM_BODY_MEMORY_BYTES")
     settings.parsed_migration_url()
     settings.parsed_database_url()

@@ -133,7 +133,7 @@ class ConversationController(Controller):
         else:
             conversation_id = keyed_conversation_id(caller.owner.id, key)
             plan = _plan(new, conversation_id, new[0].key, fingerprint_of(await request.body()))
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, plan.id)) as connection:
             conversation, is_replay = await conversations.create_conversation(connection, caller.owner, plan)
         return _answer(conversation, status=200 if is_replay else 201, is_replay=is_replay)
 
@@ -173,7 +173,7 @@ class ConversationController(Controller):
             raise InvalidInput(Flaw(pointer="/key", message="must equal the key of the path"))
         conversation_id = read_conversation_id(new[0].id) if new[0].id is not None else new_conversation_id()
         plan = _plan(new, conversation_id, key)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, key)) as connection:
             conversation, is_old = await conversations.get_or_create_conversation(connection, caller.owner, plan)
         return _answer(conversation, status=200 if is_old else 201)
 
@@ -252,7 +252,7 @@ class ConversationController(Controller):
         expected = read_if_match(request)
         change = await read_body(request, parse_conversation_change)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             return _answer(
                 await conversations.update_conversation(connection, caller.owner, parsed_id, change, expected)
             )
@@ -262,12 +262,13 @@ class ConversationController(Controller):
         status_code=200,  # Litestar lets no handler of a 204 answer itself
         operation_id="deleteConversation",
         opt={
+            "is_bulk": True,
             "operation": Operation(
                 query=ConversationDeletion,
                 headers=("If-Match",),
                 answers={204: None},
                 errors=(errors.NotFound, errors.PreconditionFailed),
-            )
+            ),
         },
     )
     async def delete_conversation(
@@ -286,7 +287,7 @@ class ConversationController(Controller):
         expected = read_if_match(request)
         parsed_id = read_conversation_id(conversation_id)
         remove = purges.purge_conversation if deletion.purge else conversations.delete_conversation
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             await remove(connection, caller.owner.id, parsed_id, expected)
         return answer_nothing(204)
 
@@ -316,7 +317,7 @@ class ConversationController(Controller):
         """
         read_query(request, Nothing)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             return _answer(
                 await conversations.restore_conversation(connection, caller.owner, parsed_id, settings.restore_days)
             )
@@ -325,6 +326,7 @@ class ConversationController(Controller):
         "/{conversation_id:str}/fork",
         operation_id="forkConversation",
         opt={
+            "is_bulk": True,
             "operation": Operation(
                 body=(ConversationFork,),
                 body_is_optional=True,
@@ -332,7 +334,7 @@ class ConversationController(Controller):
                 answers={201: Conversation},
                 answer_headers=("ETag", "Location"),
                 errors=(errors.NotFound,),
-            )
+            ),
         },
     )
     async def fork_conversation(
@@ -350,5 +352,5 @@ class ConversationController(Controller):
         read_query(request, Nothing)
         fork = await read_optional_body(request, parse_fork)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             return _answer(await conversations.fork_conversation(connection, caller.owner, parsed_id, fork), status=201)

@@ -91,7 +91,7 @@ class MessageController(Controller):
         refuse_reserved_ids(incoming, MessageIds(parsed_id))
         fingerprint = fingerprint_of(await request.body()) if key is not None else b""
         append = Append(messages=incoming, key=key, fingerprint=fingerprint, expected=expected)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             appended, is_replay = await appends.append_messages(connection, caller.owner.id, parsed_id, append)
         headers = _headers(appended)
         if is_replay:
@@ -123,13 +123,14 @@ class MessageController(Controller):
         status_code=200,
         operation_id="truncateMessages",
         opt={
+            "is_bulk": True,
             "operation": Operation(
                 query=Truncation,
                 headers=("If-Match",),
                 answers={200: Version},
                 answer_headers=("ETag",),
                 errors=(errors.NotFound, errors.PreconditionFailed),
-            )
+            ),
         },
     )
     async def truncate_messages(
@@ -147,7 +148,7 @@ class MessageController(Controller):
         truncation = read_query(request, Truncation)
         expected = read_if_match(request)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             version = await messages.truncate_messages(
                 connection, caller.owner.id, parsed_id, truncation.from_seq, expected
             )
@@ -158,13 +159,14 @@ class MessageController(Controller):
         status_code=200,
         operation_id="restoreMessages",
         opt={
+            "is_bulk": True,
             "operation": Operation(
                 body=(MessagesRestoration,),
                 example={"revision": 1},
                 answers={200: Version},
                 answer_headers=("ETag",),
                 errors=(errors.NotFound,),
-            )
+            ),
         },
     )
     async def restore_messages(
@@ -182,7 +184,7 @@ class MessageController(Controller):
         read_query(request, Nothing)
         restoration = await read_body(request, parse_restoration)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             version = await messages.restore_messages(
                 connection, caller.owner.id, parsed_id, restoration.revision, settings.restore_days
             )
@@ -239,7 +241,7 @@ class MessageController(Controller):
         change, payloads = await read_body(request, parse_message_change)
         patch = MessagePatch(change=change, payloads=payloads, limit_bytes=settings.message_limit_bytes)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             message, version = await messages.update_message(
                 connection, caller.owner.id, parsed_id, message_id, patch, expected
             )
@@ -273,6 +275,6 @@ class MessageController(Controller):
         read_query(request, Nothing)
         expected = read_if_match(request)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
+        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
             version = await messages.delete_message(connection, caller.owner.id, parsed_id, message_id, expected)
         return answer(version, headers=_headers(version))

@@ -5,6 +5,7 @@ from litestar.di import NamedDependency
 from msgspec import Struct
 
 from app.docs import CONTENT_SECURITY_POLICY, Documents
+from app.edge import Drain
 from app.errors import Unavailable
 from app.exchanges import answer
 from app.health import Health
@@ -28,12 +29,13 @@ class ServiceController(Controller):
         return answer(Alive())
 
     @get("/readyz", operation_id="getReadiness", opt={"is_open": True, "operation": Operation(answers={200: Alive})})
-    async def get_readiness(self, health: NamedDependency[Health]) -> Response[bytes]:
+    async def get_readiness(self, health: NamedDependency[Health], drain: NamedDependency[Drain]) -> Response[bytes]:
         """Say whether the service can do its work now.
 
-        503 while the database cannot be asked or its migrations are missing.
+        503 while the database cannot be asked, its migrations are missing, it is read-only or may lose what it
+        acknowledged, and while the service is about to stop.
         """
-        if not await health.is_ready():
+        if drain.is_draining or not await health.is_ready():
             raise Unavailable
         return answer(Alive())
 
