@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
+from typing import cast
 
 import msgspec
 from litestar import Litestar
-from litestar.datastructures import MutableScopeHeaders
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
-from litestar.types import Message, Scope
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.auth import Authentication, Caller
 from app.controllers.conversations import ConversationController
@@ -19,17 +19,35 @@ from app.controllers.messages import MessageController
 from app.controllers.service import ServiceController
 from app.database import Database
 from app.database_url import DatabaseUrl
+from app.deadlines import Deadline
 from app.docs import Documents, render_docs
+from app.edge import Drain, Edge
 from app.exchanges import ApiRequest
 from app.health import Health
 from app.openapi import build_document
-from app.problems import answer_error, request_id_of
+from app.problems import answer_error
 from app.settings import Settings
 from app.tokens import TokenRules, TokenVerifier
 
 
-def create_app(settings: Settings, url: DatabaseUrl) -> Litestar:
+class Application(Litestar):
+    """Litestar within our own edge."""
+
+    edge: Edge
+
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
+    ) -> None:
+        """Serves one request, or the lifespan."""
+        if scope["type"] == ScopeType.HTTP:
+            await self.edge(cast("HTTPScope", scope), cast("Receive", receive), cast("Send", send))
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None) -> Application:
     """The application over a database; nothing is opened before it starts."""
+    drain = drain or Drain()
     database = Database(url, settings)
     verifier = _verifier(settings)
 
@@ -51,22 +69,23 @@ def create_app(settings: Settings, url: DatabaseUrl) -> Litestar:
     dependencies = {
         "database": _constant(database),
         "settings": _constant(settings),
-        "health": _constant(Health(database)),
+        "health": _constant(Health(database, allow_unsafe=settings.allow_unsafe_database)),
+        "drain": _constant(drain),
         "documents": Provide(describe, sync_to_thread=False),
         "caller": Provide(_provide_caller, sync_to_thread=False),
     }
-    app = Litestar(
+    app = Application(
         route_handlers=[ConversationController, MessageController, ServiceController],
-        middleware=[Authentication(database, verifier)],
+        middleware=[Deadline(settings), Authentication(database, verifier)],
         dependencies=dependencies,
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
-        before_send=[_add_request_id],
         lifespan=[lifespan],
         request_max_body_size=settings.body_limit_bytes,
         openapi_config=None,
         logging_config=None,
         debug=False,
     )
+    app.edge = Edge(super(Application, app).__call__, drain)
     return app
 
 
@@ -92,8 +111,3 @@ def _constant(value: object) -> Provide:
 
 def _provide_caller(request: ApiRequest) -> Caller:
     return request.user
-
-
-async def _add_request_id(message: Message, scope: Scope) -> None:
-    if message["type"] == "http.response.start" and scope["type"] == ScopeType.HTTP:
-        MutableScopeHeaders.from_message(message)["x-request-id"] = request_id_of(scope)

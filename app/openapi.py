@@ -24,7 +24,7 @@ _NULL = {"type": "null"}
 _GENERIC = re.compile(r"(\w+)_(\w+)_$")  # as msgspec names a Page[Message]
 _COMMON_ERRORS = (errors.InvalidInput, errors.InvalidCredentials, errors.UserMismatch, errors.UserRequired)
 _ALWAYS_POSSIBLE = (InternalError, errors.Unavailable)
-_BODY_ERRORS = (errors.TooLarge, errors.UnsupportedMediaType)
+_BODY_ERRORS = (errors.RequestTimeout, errors.TooLarge, errors.UnsupportedMediaType)
 _DESCRIPTION = """\
 Verbatim keeps conversations between people and language models: every message once, in order, exactly as it was said,
 only for its owner, found in milliseconds, gone when asked.
@@ -130,7 +130,7 @@ def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": _tidy_components(schemas),
+            "schemas": dict(sorted(_tidy_components(schemas).items())),
             "headers": _ANSWER_HEADERS,
             "securitySchemes": {
                 "serviceKey": {"type": "http", "scheme": "bearer", "description": "`vb_<prefix>_<secret>`"},

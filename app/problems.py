@@ -3,7 +3,6 @@
 import logging
 import re
 import secrets
-import traceback
 from typing import Annotated
 
 import msgspec
@@ -15,6 +14,7 @@ from msgspec import Meta, Struct
 
 from app import errors
 from app.errors import DomainError, Flaw
+from app.logs import cause_of
 
 MEDIA_TYPE = "application/problem+json"
 _logger = logging.getLogger("verbatim.problems")
@@ -23,6 +23,10 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:~-]{1,128}")
 
 class MethodNotAllowed(DomainError):
     """The path does not know this method."""
+
+
+class HeadTooLarge(DomainError):
+    """The request's line and headers are larger than the limit."""
 
 
 class InternalError(DomainError):
@@ -37,6 +41,7 @@ PROBLEMS: dict[type[DomainError], tuple[int, str]] = {
     errors.UserMismatch: (403, "user-mismatch"),
     errors.NotFound: (404, "not-found"),
     MethodNotAllowed: (405, "method-not-allowed"),
+    errors.RequestTimeout: (408, "request-timeout"),
     errors.ConversationExists: (409, "conversation-exists"),
     errors.ConversationDeleted: (409, "conversation-deleted"),
     errors.KeyTaken: (409, "key-taken"),
@@ -45,6 +50,7 @@ PROBLEMS: dict[type[DomainError], tuple[int, str]] = {
     errors.UnsupportedMediaType: (415, "unsupported-media-type"),
     errors.IdempotencyKeyReused: (422, "idempotency-key-reused"),
     errors.ClientIdReused: (422, "client-id-reused"),
+    HeadTooLarge: (431, "head-too-large"),
     InternalError: (500, "internal-error"),
     errors.Unavailable: (503, "unavailable"),
 }
@@ -64,13 +70,26 @@ class Problem(Struct, kw_only=True, frozen=True, omit_defaults=True):
     request_id: Annotated[str, Meta(description="Also in the header `x-request-id`, and in the log.")]
 
 
+class Answer(Struct, frozen=True):
+    """A problem as it goes out, whatever carries it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def new_request_id() -> str:
+    """An id for a request that has none."""
+    return secrets.token_hex(16)
+
+
 def request_id_of(scope: HTTPScope) -> str:
     """The gateway's x-request-id when it is well-formed, else one made for this request."""
     state: dict[str, object] = scope.setdefault("state", {})
     if not isinstance(request_id := state.get("request_id"), str):
         given = [value for name, value in scope["headers"] if name == b"x-request-id"]
         is_good = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
-        request_id = given[0].decode() if is_good else secrets.token_hex(16)
+        request_id = given[0].decode() if is_good else new_request_id()
         state["request_id"] = request_id
     return request_id
 
@@ -87,12 +106,19 @@ def title_of(error: type[DomainError]) -> str:
 
 def answer_error(request: Request[object, object, State], error: Exception) -> Response[bytes]:
     """The answer to a request that raised: a problem, whatever was raised."""
-    headers = {}
-    if isinstance(error, HTTPException):
-        headers = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
     problem = _translate(error)
     if isinstance(problem, InternalError):
-        _log(error, request_id_of(request.scope))
+        _logger.error("broken", extra={"fields": cause_of(error)})
+    answer = render_problem(problem, request_id_of(request.scope))
+    headers = answer.headers
+    if isinstance(error, HTTPException):
+        headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+    return Response(answer.body, status_code=answer.status, media_type=headers.pop("Content-Type"), headers=headers)
+
+
+def render_problem(problem: DomainError, request_id: str) -> Answer:
+    """The problem that an error of the domain is."""
+    headers = {"Content-Type": MEDIA_TYPE}
     if isinstance(problem, errors.Unavailable):
         headers["Retry-After"] = str(problem.retry_after_seconds)
     if isinstance(problem, errors.InvalidCredentials):
@@ -107,16 +133,9 @@ def answer_error(request: Request[object, object, State], error: Exception) -> R
         conversation_id=getattr(problem, "conversation_id", None),
         last_seq=getattr(problem, "last_seq", None),
         revision=getattr(problem, "revision", None),
-        request_id=request_id_of(request.scope),
+        request_id=request_id,
     )
-    return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=headers)
-
-
-def _log(error: Exception, request_id: str) -> None:
-    """Class, SQLSTATE and place, never the error's own words: a driver's may hold what a client said."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{frame.filename}:{frame.lineno}"
-    _logger.error("%s %s %s at %s", request_id, type(error).__name__, getattr(error, "sqlstate", None) or "-", place)
+    return Answer(status, headers, msgspec.json.encode(body))
 
 
 def _translate(error: Exception) -> DomainError:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from app import health
 from app.database_url import DatabaseUrl
+from app.logs import JsonFormatter
 from app.queries import Conn
 from app.settings import Settings
 from tests.conftest import client_of, problem, running
@@ -84,11 +85,12 @@ async def test_a_lock_that_is_held_is_a_503_in_time(alice: AsyncClient, connecti
 async def test_what_breaks_is_a_500_without_its_words(
     alice: AsyncClient, connection: Conn, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.handler.setFormatter(JsonFormatter())
     await connection.execute("ALTER TABLE conversations RENAME title TO caption")
     answer = await alice.post("/v1/conversations", json={"title": "CANARY"})
     assert (answer.status_code, problem(answer)) == (500, "internal-error")
-    (record,) = [record for record in caplog.records if record.name == "verbatim.problems"]
-    assert answer.headers["x-request-id"] in record.getMessage()
+    (line,) = [json.loads(line) for line in caplog.text.splitlines() if '"broken"' in line]
+    assert (line["request_id"], line["sqlstate"]) == (answer.headers["x-request-id"], "42703")
     for words in (answer.text, caplog.text):
         assert "CANARY" not in words
         assert "caption" not in words

@@ -1,0 +1,91 @@
+"""The outermost layer: what is true of every request, whatever route it takes or whether it finds one."""
+
+import asyncio
+import logging
+from time import perf_counter
+from uuid import UUID
+
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Send
+
+from app.auth import Caller
+from app.errors import NotFound, Unavailable
+from app.logs import REQUEST_ID, cause_of
+from app.problems import Answer, render_problem, request_id_of
+
+PATH_LIMIT_BYTES = 2048
+"""No path of ours is longer. The router remembers paths, known or not, before it is known who asks."""
+
+_logger = logging.getLogger("verbatim.requests")
+
+
+class Drain:
+    """Whether this process is about to stop: then it is not ready, and every answer closes its connection."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+
+
+class Edge:
+    """Gives each request an id and a line in the log, and lets none in whose path is longer than ours are."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Answers; what breaks out of the application is logged here and nowhere else."""
+        begun_at = perf_counter()
+        request_id = request_id_of(scope)
+        token = REQUEST_ID.set(request_id)
+        status, size = 0, 0
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                marks = [(b"x-request-id", request_id.encode())]
+                if self._drain.is_draining:
+                    marks.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *marks]
+            elif message["type"] == "http.response.body":
+                size += len(message["body"])
+            await send(message)
+
+        try:
+            if len(scope["raw_path"]) > PATH_LIMIT_BYTES:
+                await _send(render_problem(NotFound(), request_id), send_marked)
+            else:
+                await self._app(scope, receive, send_marked)
+        except asyncio.CancelledError:  # the server stops
+            if status:
+                raise
+            await _send(render_problem(Unavailable(), request_id), send_marked)
+        except Exception as error:  # noqa: BLE001  # whatever it was, its words stay here
+            _logger.error("broken", extra={"fields": cause_of(error.__cause__ or error)})  # noqa: TRY400
+            raise RuntimeError("the answer broke off") from None  # so that the server closes the connection
+        finally:
+            _log(scope, status, size, perf_counter() - begun_at)
+            REQUEST_ID.reset(token)
+
+
+async def _send(answer: Answer, send: Send) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+    headers.append((b"content-length", str(len(answer.body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+
+
+def _log(scope: HTTPScope, status: int, size: int, seconds: float) -> None:
+    if not _logger.isEnabledFor(logging.INFO):
+        return
+    caller = scope.get("user")
+    owner_id: UUID | None = caller.owner.id if isinstance(caller, Caller) else None
+    fields = {
+        "method": scope["method"],
+        "route": scope.get("path_template"),
+        "status": status,
+        "bytes": size,
+        "duration_ms": round(seconds * 1000, 2),
+        "owner": owner_id,
+    }
+    _logger.info("request", extra={"fields": fields})

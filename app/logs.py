@@ -1,0 +1,59 @@
+"""The log: one JSON object a line, with what happened and never with what was said."""
+
+import logging
+import sys
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+import msgspec
+from asyncpg import PostgresError
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Of the request that is served in this context."""
+
+_QUIET = {"yoyo": logging.WARNING, "httpx": logging.WARNING, "httpcore": logging.WARNING, "uvicorn": logging.ERROR}
+_encode = msgspec.json.Encoder().encode
+
+
+def cause_of(error: BaseException) -> dict[str, str]:
+    """What may be told of an error: its class, its place, SQLSTATE and constraint; never its words.
+
+    A driver's words hold what a client said (its `detail` the whole row).
+    """
+    cause = {"error": type(error).__name__}
+    if isinstance(error, PostgresError):
+        fields = {"sqlstate": error.sqlstate, "constraint": getattr(error, "constraint_name", None)}
+        cause |= {name: value for name, value in fields.items() if value}
+    if frames := traceback.extract_tb(error.__traceback__):
+        cause["place"] = f"{frames[-1].filename}:{frames[-1].lineno}"
+    return cause
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as a JSON object: time, level, logger, message, the request's id, and the record's own `fields`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without the words of any exception."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (request_id := REQUEST_ID.get()) is not None:
+            line["request_id"] = request_id
+        if record.exc_info and record.exc_info[1] is not None:
+            line |= cause_of(record.exc_info[1])
+        line |= getattr(record, "fields", {})
+        return _encode(line).decode()
+
+
+def configure_logs(level: str) -> None:
+    """Sends all logs of this process to stderr as JSON, from a level on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.raiseExceptions = False  # a reader of the log that left is no reason to write tracebacks
+    for name, least in _QUIET.items():  # httpx would write URLs whole
+        logging.getLogger(name).setLevel(least)
