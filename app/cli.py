@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import logging
 import shlex
@@ -9,8 +10,9 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 import asyncpg
@@ -18,10 +20,14 @@ import uvicorn
 
 from app.database import connect, is_passing
 from app.database_url import DatabaseUrl
+from app.edge import Drain
 from app.embedded import EmbeddedError, embedded_postgres
+from app.health import find_unsafe_settings
 from app.identifiers import is_name
+from app.logs import configure_logs
 from app.main import create_app
 from app.migrations import MigrationError, find_differences, migrate
+from app.protocol import protocol_of
 from app.queries import Conn
 from app.settings import Settings, SettingsError, read_settings
 from app.stores import purges, service_keys
@@ -29,7 +35,8 @@ from app.stores import purges, service_keys
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 10.0
-_GRACE_SECONDS = 5
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
+_GRACE_SECONDS = 10  # for what is in flight when the drain is over
 _logger = logging.getLogger("verbatim")
 
 
@@ -40,14 +47,13 @@ class CommandError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; its exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("yoyo", "httpx", "httpcore"):  # httpx would write URLs whole
-        logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell are born deaf to it
     # So that every block is left, the embedded PostgreSQL's too.
     signal.signal(signal.SIGTERM, _leave_well if options.run is serve else _leave)
     try:
-        options.run(read_settings(), options)
+        settings = read_settings()
+        configure_logs(settings.log_level)
+        options.run(settings, options)
     except (SettingsError, EmbeddedError, MigrationError, CommandError) as error:
         print(f"verbatim: {error}", file=sys.stderr)
         return 1
@@ -174,7 +180,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
             migrate(settings.parsed_migration_url() or url)
             key_path = settings.data_dir / "key"
             _ready_key(url, key_path)
-        _refuse_other_migrations(url)
+        _check_database(settings, url)
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
         _serve(settings, url, listener, lambda: _announce(settings, address, key_path))
@@ -215,10 +221,18 @@ def _ready_key(url: DatabaseUrl, path: Path) -> None:
     _run(url, lambda connection: service_keys.create_service_key(connection, key, "default", "local"))
 
 
-def _refuse_other_migrations(url: DatabaseUrl) -> None:
-    """A database that is down is no reason not to start: readiness tells, and asks again."""
+def _check_database(settings: Settings, url: DatabaseUrl) -> None:
+    """Refuses other migrations and what forgets; a database that is down is no reason not to start.
+
+    Readiness tells of it, and asks again.
+    """
+
+    async def look(connection: Conn) -> tuple[list[str], list[str], list[str]]:
+        missing, unknown = await find_differences(connection)
+        return missing, unknown, await find_unsafe_settings(connection)
+
     try:
-        missing, unknown = _run(url, find_differences)
+        missing, unknown, unsafe = _run(url, look)
     except CommandError as error:
         if not (error.__cause__ and is_passing(error.__cause__)):
             raise
@@ -228,11 +242,16 @@ def _refuse_other_migrations(url: DatabaseUrl) -> None:
         raise CommandError(f"the database {url} misses {', '.join(missing)}: run `verbatim migrate`")
     if unknown:
         raise CommandError(f"the database {url} has {', '.join(unknown)}, which this release does not know")
+    if unsafe:
+        danger = f"the database {url} may lose what it acknowledged: {', '.join(unsafe)} off"
+        if not settings.allow_unsafe_database:
+            raise CommandError(f"{danger}; turn it on, or set VERBATIM_ALLOW_UNSAFE_DATABASE")
+        _logger.warning(danger)
 
 
 def _announce(settings: Settings, address: str, key_path: Path | None) -> None:
     if key_path is None:
-        _logger.info("serving on %s", address)
+        _logger.info("serving", extra={"fields": {"address": address}})
         return
     quoted_path, quoted_url = shlex.quote(str(key_path)), shlex.quote(f"{address}/v1/conversations/by-key/default")
     where = settings.parsed_database_url() or f"{settings.data_dir.absolute()}/postgres"
@@ -249,10 +268,14 @@ Ctrl-C stops it; the data stays.
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which says when it is ready."""
+    """uvicorn, which says when it is ready, and on SIGTERM lets those who send traffic look away before it stops."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, drain_seconds: float, on_ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._drain = drain
+        self._drain_seconds = drain_seconds
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -262,14 +285,40 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
+        self._loop = asyncio.get_running_loop()
         self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first SIGTERM begins the drain; Ctrl-C and a second one end it."""
+        if sig != signal.SIGTERM or self._drain.is_draining or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        self._drain.is_draining = True
+        self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        _logger.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
+        self._loop.call_later(self._drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def _return_large_memory() -> None:
+    """Has glibc give pages back as they go: ten of 7 MB that nobody reads hold 79 MB, not 104, and leave 9, not 37."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _serve(settings: Settings, url: DatabaseUrl, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    _return_large_memory()
+    drain = Drain()
     config = uvicorn.Config(
-        create_app(settings, url),
+        create_app(settings, url, drain),
         loop="uvloop",
-        http="httptools",
+        http=protocol_of(settings),
+        ws="none",
         access_log=False,  # it would write query strings
         log_config=None,
         log_level="warning",
@@ -277,7 +326,7 @@ def _serve(settings: Settings, url: DatabaseUrl, listener: socket.socket, on_rea
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    _Server(config, on_ready).run(sockets=[listener])
+    _Server(config, drain, settings.drain_seconds, on_ready).run(sockets=[listener])
 
 
 if __name__ == "__main__":

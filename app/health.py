@@ -1,6 +1,7 @@
 """Whether the service can do its work now."""
 
 import asyncio
+import logging
 from asyncio import Lock
 from time import monotonic
 
@@ -10,10 +11,16 @@ from msgspec import Struct
 from app.database import Database
 from app.errors import Unavailable
 from app.migrations import find_differences
-from app.queries import Query
+from app.queries import Conn, Query
 
 _FRESH_SECONDS = 1.0
 _PROBE_SECONDS = 1.0
+_logger = logging.getLogger("verbatim.health")
+
+
+class _Durability(Struct, frozen=True):
+    unsafe_settings: list[str]
+    is_read_only: bool
 
 
 class _Probe(Struct, frozen=True):
@@ -21,20 +28,28 @@ class _Probe(Struct, frozen=True):
 
 
 _PROBE = Query("probe_conversations", _Probe)
+_GET_DURABILITY = Query("get_durability", _Durability)
+
+
+async def find_unsafe_settings(connection: Conn) -> list[str]:
+    """The settings by which the database may lose what it acknowledged: those of durability that are off."""
+    (durability,) = await _GET_DURABILITY.fetch(connection)
+    return durability.unsafe_settings
 
 
 class Health:
     """Readiness, asked of the database at most once a second."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, allow_unsafe: bool) -> None:
         self._database = database
+        self._allow_unsafe = allow_unsafe
         self._lock = Lock()
         self._known_until = 0.0
         self._is_ready = False
         self._is_migrated = False
 
     async def is_ready(self) -> bool:
-        """Whether conversations can be read and no migration is missing.
+        """Whether conversations can be read and written for good, and no migration is missing.
 
         One that is unknown here is no reason to stop: a newer release applies its own before its roll-out.
         """
@@ -60,6 +75,10 @@ class Health:
                     missing, _ = await find_differences(connection)
                     self._is_migrated = not missing
                 await _PROBE.fetch_one(connection)
-                return self._is_migrated
+                (durability,) = await _GET_DURABILITY.fetch(connection)
         except (Unavailable, asyncpg.PostgresError):
             return False
+        if durability.unsafe_settings and not self._allow_unsafe:
+            _logger.error("the database may lose what it acknowledged: %s off", ", ".join(durability.unsafe_settings))
+            return False
+        return self._is_migrated and not durability.is_read_only

@@ -73,7 +73,7 @@ async def client(template: EmbeddedServer) -> AsyncIterator[AsyncClient]:
     connection = await connect(url, 5)
     await service_keys.create_service_key(connection, key, "acme", "alice")
     await connection.close()
-    async with running(Settings(pool_size=2), url) as app, client_of(app, key) as client:
+    async with running(Settings(pool_size=2, allow_unsafe_database=True), url) as app, client_of(app, key) as client:
         yield client
     run_sql(template.url(), "DROP DATABASE {}", "test_openapi")
 

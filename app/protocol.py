@@ -1,0 +1,183 @@
+"""HTTP on the socket: uvicorn's protocol, with limits on what comes before and after a handler.
+
+A head has a size and a time, what is left of a refused request a time, and an answer a time to be read.
+"""
+
+import logging
+from asyncio import AbstractEventLoop, TimerHandle, Transport
+from http import HTTPStatus
+
+from httptools import HttpParserError
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from app.errors import DomainError, InvalidInput, RequestTimeout, Unavailable
+from app.problems import HeadTooLarge, new_request_id, render_problem
+from app.settings import Settings
+
+HEAD_SECONDS = 10.0
+"""From the first byte of a request, or from the connection, to the end of the head."""
+
+LINGER_SECONDS = 5.0
+"""For the rest of a body after the answer."""
+
+STALL_SECONDS = 15.0
+"""Within which a client that has an answer to read must read some of it."""
+
+_logger = logging.getLogger("verbatim.protocol")
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection of a client."""
+
+    settings: Settings
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._unparsed_bytes = 0
+        self._flaw: DomainError = InvalidInput(detail="the request is malformed")
+        self._is_between = True
+        self._timer: TimerHandle | None = None
+        self._stall_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Lets a client in, unless too many are."""
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.connection_limit:
+            self._refuse(Unavailable())
+        else:
+            self._arm(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the client."""
+        for timer in (self._timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parses, and refuses a head, a trailer or a chunk's extension without end: all that is no piece of a body."""
+        self._unparsed_bytes += len(data)
+        super().data_received(data)
+        if self._unparsed_bytes > self.settings.head_limit_bytes:
+            self._refuse(HeadTooLarge())
+        elif self._is_between and self._unparsed_bytes and self._timer is None:
+            self._arm(HEAD_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        """Starts the request. Raises HttpParserError, which ends the parsing."""
+        head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if head_bytes > self.settings.head_limit_bytes:
+            self._flaw = HeadTooLarge()
+            raise HttpParserError
+        self._unparsed_bytes = 0
+        self._is_between = False
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Passes a piece of the body on."""
+        self._unparsed_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Awaits the next request."""
+        self._unparsed_bytes = 0
+        self._is_between = True
+        self._disarm()
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._arm(self.timeout_keep_alive)  # what came after the answer has stopped uvicorn's own clock
+
+    def on_response_complete(self) -> None:
+        """Gives the rest of a body that nobody wanted its time."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch()
+        elif not self._is_between and self.cycle.response_complete:
+            self._arm(LINGER_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's signature
+        """Refuses what is no HTTP."""
+        self._refuse(self._flaw)
+
+    def pause_writing(self) -> None:
+        """Begins to watch how a client reads."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """Ends it."""
+        super().resume_writing()
+        if self._stall_timer is not None and not self.transport.is_closing():
+            self._stall_timer.cancel()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes an idle connection, also one whose client reads no answer."""
+        self._close()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        if unread_bytes := self.transport.get_write_buffer_size():
+            self._stall_timer = self.loop.call_later(STALL_SECONDS, self._look, unread_bytes)
+
+    def _look(self, unread_bytes: int) -> None:
+        if self.transport.get_write_buffer_size() < unread_bytes:
+            self._watch()
+        else:
+            self.transport.abort()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, self._give_up)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        if self._is_between and self._unparsed_bytes:
+            self._refuse(RequestTimeout())
+        else:
+            self._close()
+
+    def _refuse(self, problem: DomainError) -> None:
+        """Answers what never became a request, unless another answer is on its way, and closes the connection."""
+        if self.transport.is_closing():
+            return
+        answer = render_problem(problem, request_id := new_request_id())
+        fields = {"status": answer.status, "request_id": request_id}
+        _logger.info("refused", extra={"fields": fields})
+        if self.cycle is None or self.cycle.response_complete:
+            headers = answer.headers | {
+                "Content-Length": str(len(answer.body)),
+                "Connection": "close",
+                "X-Request-Id": request_id,
+            }
+            lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
+            lines += [f"{name.lower()}: {value}" for name, value in headers.items()]
+            self.transport.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
+        self._close()
+
+
+def protocol_of(settings: Settings) -> type[HttpToolsProtocol]:
+    """The protocol under these settings."""
+
+    class Protocol(LimitedProtocol):
+        pass
+
+    Protocol.settings = settings
+    return Protocol
