@@ -6,6 +6,7 @@ A head has a size and a time, what is left of a refused request a time, and an a
 import logging
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from http import HTTPStatus
+from typing import cast
 
 from httptools import HttpParserError
 from uvicorn import Config
@@ -28,6 +29,30 @@ STALL_SECONDS = 15.0
 _logger = logging.getLogger("verbatim.protocol")
 
 
+class _Transport:
+    """A transport that does not hang up on who is still sending: that would throw the answer away (RFC 9112 §9.6)."""
+
+    def __init__(self, transport: Transport, protocol: "LimitedProtocol") -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self.write = transport.write
+        self.is_lingering = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.is_lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._protocol.is_receiving:
+            self._transport.close()
+        else:
+            self.is_lingering = True
+            self._transport.write_eof()
+            self._protocol.linger()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
@@ -44,12 +69,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._flaw: DomainError = InvalidInput(detail="the request is malformed")
         self._is_between = True
+        self._is_refused = False
         self._timer: TimerHandle | None = None
         self._stall_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Lets a client in, unless too many are."""
         super().connection_made(transport)
+        self._lingering = _Transport(transport, self)
+        self.transport = cast("Transport", self._lingering)
         if len(self.connections) > self.settings.connection_limit:
             self._refuse(Unavailable())
         else:
@@ -62,8 +90,20 @@ class LimitedProtocol(HttpToolsProtocol):
                 timer.cancel()
         super().connection_lost(exc)
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a request has begun to arrive and has not ended."""
+        return not self._is_between or self._unparsed_bytes > 0
+
+    def linger(self) -> None:
+        """Takes the rest of a request in vain, for a time."""
+        self.flow.resume_reading()
+        self._arm(LINGER_SECONDS)
+
     def data_received(self, data: bytes) -> None:
         """Parses, and refuses a head, a trailer or a chunk's extension without end: all that is no piece of a body."""
+        if self._is_refused:
+            return
         self._unparsed_bytes += len(data)
         super().data_received(data)
         if self._unparsed_bytes > self.settings.head_limit_bytes:
@@ -93,7 +133,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_between = True
         self._disarm()
         super().on_message_complete()
-        if self.cycle.response_complete:
+        if self._lingering.is_lingering:
+            self._close()
+        elif self.cycle.response_complete:
             self._arm(self.timeout_keep_alive)  # what came after the answer has stopped uvicorn's own clock
 
     def on_response_complete(self) -> None:
@@ -158,6 +200,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answers what never became a request, unless another answer is on its way, and closes the connection."""
         if self.transport.is_closing():
             return
+        self._is_refused = True
         answer = render_problem(problem, request_id := new_request_id())
         fields = {"status": answer.status, "request_id": request_id}
         _logger.info("refused", extra={"fields": fields})
