@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _THREAD_FROM_BYTES = 256 * 1024
 _ENVELOPE_DEPTH = 3  # a body, its array of messages, a message
+_SHOWN_CHARACTERS = 64
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _VALLEYS = [b"]" * size + b"[" * size for size in (32, 8, 2, 1)]
@@ -200,7 +201,10 @@ def _too_deep(raw: bytes) -> str:
 
 
 def _join(pointer: str, name: str | int) -> str:
-    return f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}"
+    """With one more member; of a name that no one of ours is as long as, only its beginning."""
+    text = str(name)
+    text = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+    return f"{pointer}/{text.replace('~', '~0').replace('/', '~1')}"
 
 
 def _malformation(raw: bytes, reason: str) -> str:

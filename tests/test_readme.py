@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from app.database import Database, connect
+from app.database_url import DatabaseUrl
 from app.problems import PROBLEMS, title_of, type_of
+from app.queries import Conn
+from app.settings import Settings
 from tests.processes import VERBATIM, Service, new_data_dir, serving
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +26,7 @@ def blocks(kind: str) -> list[str]:
 
 def test_every_command_is_of_a_kind_that_is_tried_here() -> None:
     kinds = re.findall(r"^```(\S.*)$", README, re.MULTILINE)
-    assert set(kinds) == {"sh make", "sh tour", "sh keys", "sh docker"}
+    assert set(kinds) == {"sh make", "sh tour", "sh keys", "sh docker", "sql"}
 
 
 def test_the_make_targets_exist() -> None:
@@ -80,6 +85,26 @@ def test_the_container_commands_name_what_there_is() -> None:
     for command in "".join(blocks("docker")).splitlines():
         assert command.startswith("docker compose ")
     assert re.search(r"^  verbatim:$", compose, re.MULTILINE)
+
+
+async def test_a_role_behind_a_pooler_gets_the_limits_of_a_session(
+    url: DatabaseUrl, settings: Settings, connection: Conn
+) -> None:
+    (script,) = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    await connection.execute("CREATE ROLE verbatim LOGIN")
+    try:
+        await connection.execute(script)
+        plain = await connect(replace(url, user="verbatim"), 5)
+        limits = re.findall(r"SET (\w+) =", script)
+        of_role = [await plain.fetchval(f"SHOW {limit}") for limit in limits]
+        await plain.close()
+    finally:
+        await connection.execute("DROP ROLE verbatim")
+    database = Database(url, settings)
+    await database.open()
+    async with database.connection() as own:
+        assert [await own.fetchval(f"SHOW {limit}") for limit in limits] == of_role
+    await database.close()
 
 
 def test_every_problem_is_listed() -> None:
