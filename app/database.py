@@ -56,7 +56,7 @@ class Database:
         self._url = url
         self._settings = settings
         self._waiting = 0
-        self._lanes = Lanes(settings.conversation_limit, settings.queue_limit // 4, settings.acquire_timeout_seconds)
+        self._lanes = Lanes(settings.conversation_limit, settings.queue_limit, settings.acquire_timeout_seconds)
         self._releases: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:

@@ -214,12 +214,15 @@ async def test_a_database_that_comes_late_is_awaited(settings: Settings, url: Da
             assert (await client.get(HOME)).status_code == 200
 
 
-async def test_requests_that_are_given_up_leave_nothing_behind(alice: AsyncClient, connection: Conn) -> None:
+@pytest.mark.parametrize("request_count", [300, pytest.param(2000, marks=pytest.mark.faults)])
+async def test_requests_that_are_given_up_leave_nothing_behind(
+    alice: AsyncClient, connection: Conn, request_count: int
+) -> None:
     """As a server cancels them when it stops, at any point; an append is there once or not at all."""
     paths = [await new_conversation(alice) for _ in range(8)]
     before = await _sessions(connection)
     asked = []
-    for number in range(300):
+    for number in range(request_count):
         path = paths[number % 8]
         key = f"k{number}"
         asked.append(
@@ -238,10 +241,10 @@ async def test_requests_that_are_given_up_leave_nothing_behind(alice: AsyncClien
     await _until(partial(_is_settled, connection), 5)
     said = Counter(await _texts(alice, paths))
     assert set(said.values()) <= {1}
-    for number in range(1, 300, 2):
+    for number in range(1, request_count, 2):
         answer = await append(alice, paths[number % 8], str(number), **{"Idempotency-Key": f"k{number}"})
         assert answer.status_code == (200 if str(number) in said else 201)
-    assert sorted(map(int, await _texts(alice, paths))) == list(range(1, 300, 2))
+    assert sorted(map(int, await _texts(alice, paths))) == list(range(1, request_count, 2))
     answers = await gather(*(alice.get(HOME) for _ in range(40)))  # every place in the pool is free
     assert {answer.status_code for answer in answers} == {200}
     assert await _sessions(connection) <= max(before, Settings().pool_size)

@@ -116,6 +116,15 @@ async def test_a_client_that_leaves_is_no_failure_of_ours(
     assert "verbatim" not in caplog.text
 
 
+async def test_a_path_longer_than_any_of_ours_is_not_looked_up(app: Litestar, alice: AsyncClient) -> None:
+    statuses = [
+        (await client.get(f"/v1/conversations/by-key/{'x' * length}")).status_code
+        for client in (alice, client_of(app))
+        for length in (2000, 2100)
+    ]
+    assert statuses == [405, 404, 405, 404]
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/nowhere", "/v1/conversations"])
 async def test_every_answer_has_a_request_id(app: Litestar, path: str) -> None:
     async with client_of(app) as nobody:
