@@ -21,6 +21,8 @@ from app.settings import Settings
 _logger = logging.getLogger("verbatim.database")
 
 _PASSING_SQLSTATES = ("08", "53", "57P0", "57014", "40001", "40P01", "55P03", "25006", "25P03", "58000", "58030")
+# The last: of a connection taken after the server's farewell was read and before its end was seen.
+_LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _IDLE_SECONDS = 60  # no gateway between us and the database forgets a connection sooner
 _ORPHAN_SECONDS = 10
 
@@ -29,7 +31,7 @@ def is_passing(error: BaseException) -> bool:
     """Whether an error of the driver says "not now": lost, refused, overloaded, too slow, restarted, failed over."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_PASSING_SQLSTATES)
-    return isinstance(error, OSError | asyncpg.InterfaceError) and not isinstance(error, asyncpg.DataError)
+    return isinstance(error, _LOST) and not isinstance(error, asyncpg.DataError)
 
 
 async def _prepare_connection(connection: Conn) -> None:
@@ -114,7 +116,7 @@ class Database:
                     seconds = self._settings.acquire_timeout_seconds - (get_running_loop().time() - begun_at)
                     async with self._held(seconds) as connection:
                         yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *_LOST) as error:
             if not is_passing(error):
                 raise
             _logger.warning("unavailable", extra={"fields": cause_of(error)})
@@ -143,5 +145,5 @@ class Database:
         await self._pool.release(connection)
 
     async def _release(self, connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with suppress(asyncpg.PostgresError, *_LOST):
             await self._pool.release(connection)

@@ -12,8 +12,6 @@ from app.errors import RequestTimeout, Unavailable
 from app.queries import BULK_SECONDS
 from app.settings import Settings
 
-_INSIST_SECONDS = 0.3
-
 
 class Deadline(ASGIMiddleware):
     """Ends a request that takes us, or the client that sends its body, too long.
@@ -34,9 +32,8 @@ class Deadline(ASGIMiddleware):
         seconds = self._settings.request_timeout_seconds + (BULK_SECONDS if is_bulk else 0)
         request = _Timed(self._settings.body_timeout_seconds)
         try:
-            # The second cancels what cleans up after the first: a ROLLBACK to a database that is silent.
-            async with asyncio.timeout(seconds + _INSIST_SECONDS) as outer, asyncio.timeout(seconds) as inner:
-                await next_app(scope, self._timing(request, receive, inner, outer), send)
+            async with asyncio.timeout(seconds) as limit:
+                await next_app(scope, self._timing(request, receive, limit), send)
         except TimeoutError:
             if request.is_receiving:
                 raise RequestTimeout from None
@@ -44,23 +41,21 @@ class Deadline(ASGIMiddleware):
         finally:
             self._held_bytes -= request.held_bytes
 
-    def _timing(self, request: "_Timed", receive: Receive, *limits: asyncio.Timeout) -> Receive:
+    def _timing(self, request: "_Timed", receive: Receive, limit: asyncio.Timeout) -> Receive:
         """Receives, and stops our clock while the client's runs."""
 
         async def receive_in_time() -> ReceiveMessage:
             if request.is_complete:
                 return await receive()
             begun_at = get_running_loop().time()
-            left = [(limit.when() or begun_at) - begun_at for limit in limits]
-            for place, limit in enumerate(limits):
-                limit.reschedule(begun_at + request.body_seconds + place * _INSIST_SECONDS)
+            left = (limit.when() or begun_at) - begun_at
+            limit.reschedule(begun_at + request.body_seconds)
             request.is_receiving = True
             message = await receive()
             request.is_receiving = False
             ended_at = get_running_loop().time()
             request.body_seconds -= ended_at - begun_at
-            for limit, seconds in zip(limits, left, strict=True):
-                limit.reschedule(ended_at + seconds)
+            limit.reschedule(ended_at + left)
             if message["type"] == "http.request":
                 self._hold(request, len(message["body"]))
                 request.is_complete = not message["more_body"]

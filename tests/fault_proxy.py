@@ -86,8 +86,8 @@ class FaultProxy:
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
-        except OSError:
-            pass  # the server is down
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is down, or the proxy stops
         finally:
             for each in filter(None, (writer, upstream_writer)):
                 each.transport.abort()

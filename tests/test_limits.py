@@ -163,6 +163,21 @@ async def test_a_silent_database_keeps_nobody_waiting(url: DatabaseUrl, alice: A
             await _until(partial(_is_served, client, "/readyz"), 2)
 
 
+async def test_what_cleans_up_after_a_deadline_keeps_nobody_waiting(url: DatabaseUrl, alice: AsyncClient) -> None:
+    """A ROLLBACK to a database that is silent."""
+    path = await new_conversation(alice)
+    key = alice.headers["Authorization"].split()[1]
+    hurried = Settings(request_timeout_seconds=0.5, command_timeout_seconds=5, allow_unsafe_database=True)
+    with fault_proxy(url) as proxy:
+        async with running(hurried, proxy.url()) as app, client_of(app, key) as client:
+            await client.get(HOME)
+            proxy.blackhole()
+            answer, seconds = await ask(client, "PATCH", path, {"title": "x"})
+            check_unavailable(answer)
+            assert seconds < 2
+            proxy.pass_all()
+
+
 def _requests(path: str, message: object) -> list[tuple[str, str, object]]:
     return [
         ("GET", HOME, None),
