@@ -201,6 +201,16 @@ def test_a_database_with_an_unknown_migration_is_not_served(url: DatabaseUrl) ->
     assert "has 9999_come_from_afar" in complaint(run_verbatim("serve", DATABASE_URL=text_of(url), VERBATIM_PORT=0))
 
 
+def test_a_database_that_forgets_is_not_served_unless_that_is_allowed(url: DatabaseUrl) -> None:
+    refused = run_verbatim("serve", DATABASE_URL=text_of(url), VERBATIM_PORT=0, VERBATIM_ALLOW_UNSAFE_DATABASE="false")
+    danger = "may lose what it acknowledged: fsync, full_page_writes, synchronous_commit off"
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert f"{danger}; turn it on, or set VERBATIM_ALLOW_UNSAFE_DATABASE" in refused.stderr
+    with serving(DATABASE_URL=text_of(url), VERBATIM_ALLOW_UNSAFE_DATABASE="true") as service:
+        (warning,) = [line for line in service.errors.splitlines() if danger in line]
+        assert '"level":"warning"' in warning
+
+
 def test_a_database_that_is_down_stops_no_start() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as deaf:
         down = f"postgresql://verbatim@127.0.0.1:{deaf.getsockname()[1]}/verbatim"

@@ -43,6 +43,20 @@ async def test_a_missing_migration_is_not_ready(app: Litestar, connection: Conn,
         assert (await nobody.get("/readyz")).status_code == status
 
 
+async def test_a_database_that_forgets_is_not_ready(settings: Settings, url: DatabaseUrl) -> None:
+    strict = replace(settings, allow_unsafe_database=False)
+    async with running(strict, url) as app, client_of(app) as nobody:
+        assert (await nobody.get("/readyz")).status_code == 503
+
+
+async def test_a_database_that_cannot_be_written_is_not_ready(
+    settings: Settings, url: DatabaseUrl, connection: Conn
+) -> None:
+    await connection.execute(f"ALTER DATABASE {url.database} SET default_transaction_read_only = on")
+    async with running(settings, url) as app, client_of(app) as nobody:
+        assert (await nobody.get("/readyz")).status_code == 503
+
+
 async def test_readiness_is_asked_of_the_database_once_a_second(
     app: Litestar, connection: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
