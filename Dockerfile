@@ -20,7 +20,8 @@ FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Verbatim" \
       org.opencontainers.image.description="The store of record for conversations between people and language models." \
       org.opencontainers.image.licenses="MIT"
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin verbatim
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin verbatim \
+ && pip uninstall --yes --quiet --root-user-action=ignore pip
 ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VERBATIM_HOST=0.0.0.0
 WORKDIR /opt/verbatim
 COPY --from=build /opt/venv /opt/venv

@@ -91,15 +91,15 @@ async def test_a_role_behind_a_pooler_gets_the_limits_of_a_session(
     url: DatabaseUrl, settings: Settings, connection: Conn
 ) -> None:
     (script,) = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    await connection.execute("CREATE ROLE verbatim LOGIN")
+    await connection.execute("CREATE ROLE reader LOGIN")
     try:
-        await connection.execute(script)
-        plain = await connect(replace(url, user="verbatim"), 5)
+        await connection.execute(script.replace("ROLE verbatim", "ROLE reader"))
+        plain = await connect(replace(url, user="reader"), 5)
         limits = re.findall(r"SET (\w+) =", script)
         of_role = [await plain.fetchval(f"SHOW {limit}") for limit in limits]
         await plain.close()
     finally:
-        await connection.execute("DROP ROLE verbatim")
+        await connection.execute("DROP ROLE reader")
     database = Database(url, settings)
     await database.open()
     async with database.connection() as own:
