@@ -1,0 +1,160 @@
+"""Requests made from our own OpenAPI document, against the service as a process: it answers as the document says.
+
+`SCHEMATHESIS_CASES` says how many are made at random, beside those that stand at the edges of the document's schemas;
+`SCHEMATHESIS_SEED` makes the same ones again, or others.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+from zlib import crc32
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from schemathesis import Case, CheckContext, Response
+from schemathesis.checks import load_all_checks
+from schemathesis.core import NotSet
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.specs.openapi.checks import allow_header_conformance, positive_data_acceptance
+
+from app.embedded import EmbeddedServer
+from tests.conftest import TEMPLATE, run_sql
+from tests.processes import run_verbatim, serving, text_of
+from tests.test_openapi import DOCUMENT, OPERATIONS
+
+SEED = int(os.environ.get("SCHEMATHESIS_SEED", "20260731"))
+CASES = int(os.environ.get("SCHEMATHESIS_CASES", "300"))
+
+BEYOND_SCHEMAS = re.compile(
+    "is no cursor of this list"  # a cursor is opaque
+    "|excludes the Idempotency-Key"  # a member against a header
+    "|must equal the key of the path"  # a member against the path
+    "|is required where neither tool_calls nor function_calls is there"  # a null counts as absent
+    "|has the form of a message id of this conversation"
+    "|comes twice in the request"
+    "|is past the head"  # against what is stored
+    "|is larger than 16384 bytes"  # lengths of JSON texts
+    "|nested deeper than"
+    "|the member is repeated"
+    "|got `number`"  # 2.0, which is an integer to JSON Schema
+)
+"""Why a request may be refused that satisfies the document, which has no words for it."""
+UNTOLD = re.compile("got `(null|array|object|boolean|integer)`|must be one (of|key|name)")
+"""What the document could say and does not: that the `type` of a part is a string, and the forms of three headers."""
+
+load_all_checks()
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+schema.config.checks.positive_data_acceptance.expected_statuses += ["412", "413", "422"]  # as what is stored has it
+answered: Counter[tuple[str, int]] = Counter()
+_numbers = count(1)
+
+
+class Service:
+    """The service, and a user in it who has a conversation for every request that needs one."""
+
+    def __init__(self, address: str, key: str) -> None:
+        self.address = address
+        self.session = requests.Session()
+        self.session.headers["Authorization"] = f"Bearer {key}"
+
+    def new_conversation(self) -> str:
+        """Of two messages: the first has a client id, the second is deleted."""
+        home = f"{self.address}/v1/conversations"
+        messages = [{"role": "user", "content": "x", "client_id": "first"}, {"role": "assistant", "content": "y"}]
+        made = {"id": f"00000000-0000-7000-8000-{next(_numbers):012x}", "messages": messages}
+        assert self.session.post(home, json=made).status_code == 201
+        assert self.session.delete(f"{home}/{made['id']}/messages?from_seq=2").status_code == 200
+        return str(made["id"])
+
+
+@pytest.fixture(scope="module")
+def service(template: EmbeddedServer) -> Iterator[Service]:
+    print(f"SCHEMATHESIS_SEED={SEED} SCHEMATHESIS_CASES={CASES}")  # noqa: T201  # shown with what fails
+    run_sql(template.url(), "CREATE DATABASE schemathesis TEMPLATE {} STRATEGY FILE_COPY", TEMPLATE)
+    settings = {"DATABASE_URL": text_of(template.url("schemathesis")), "VERBATIM_ALLOW_UNSAFE_DATABASE": 1}
+    key = run_verbatim("keys", "create", "--tenant", "acme", "--user", "alice", **settings).stdout.strip()
+    with serving(**settings) as process:
+        address = re.match(r"http://[\d.:]+", process.wait_for_address())
+        assert address is not None
+        service = Service(address[0], key)
+        yield service
+        service.session.close()
+    run_sql(template.url(), "DROP DATABASE schemathesis WITH (FORCE)")
+
+
+def aim(service: Service, case: Case) -> None:
+    """Turns most of the requests to what exists, for ids made at random would only ever be 404.
+
+    Which ones depends on the request alone, and what was made to be wrong stays as it is.
+    """
+    path, headers = case.path_parameters, case.headers
+    body = None if isinstance(case.body, NotSet) else case.body
+    chosen = crc32(repr((path, case.query, dict(headers), body)).encode(errors="replace"))
+    if "conversation_id" in path and is_valid(case, ParameterLocation.PATH) and chosen % 8:
+        path["conversation_id"] = service.new_conversation()
+        if "message_id" in path and chosen % 7:
+            path["message_id"] = "first"
+    if is_valid(case, ParameterLocation.HEADER):
+        if chosen % 6:
+            headers.pop("X-User-Id", None)  # another name than the key's own is a 403
+        if "If-Match" in headers and chosen % 5:
+            headers["If-Match"] = '"2.1"'
+        if isinstance(body, dict) and "id" in body and chosen % 11:
+            headers.pop("Idempotency-Key", None)
+    if isinstance(body, dict) and "revision" in body and is_valid(case, ParameterLocation.BODY) and chosen % 3:
+        body["revision"] = 1
+
+
+def is_valid(case: Case, location: ParameterLocation) -> bool:
+    component = case.meta.components.get(location) if case.meta else None
+    return component is None or component.mode.is_positive
+
+
+def accepts_what_the_document_allows(ctx: CheckContext, response: Response, case: Case) -> bool | None:
+    """Schemathesis's own check, but for what the document cannot say or does not say yet."""
+    detail = response.json().get("detail", "") if response.status_code == 400 else ""
+    if BEYOND_SCHEMAS.search(detail) or UNTOLD.search(detail):
+        return None
+    return positive_data_acceptance(ctx, response, case)
+
+
+def names_all_methods(ctx: CheckContext, response: Response, case: Case) -> bool | None:
+    """Schemathesis's own check, but for OPTIONS, whose `Allow` names the methods of one handler of the path only."""
+    return None if response.request.method == "OPTIONS" else allow_header_conformance(ctx, response, case)
+
+
+@pytest.mark.faults
+@schema.parametrize()
+@hypothesis.seed(SEED)
+@hypothesis.settings(
+    max_examples=max(1, CASES // len(OPERATIONS)),
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+def test_every_answer_is_as_the_document_says(service: Service, case: Case) -> None:
+    aim(service, case)
+    response = case.call_and_validate(
+        base_url=service.address,
+        session=service.session,
+        excluded_checks=[positive_data_acceptance, allow_header_conformance],
+        additional_checks=[accepts_what_the_document_allows, names_all_methods],
+        timeout=10,
+    )
+    answered[case.operation.definition.raw["operationId"], response.status_code] += 1
+
+
+@pytest.mark.faults
+def test_every_operation_was_served_and_refused() -> None:
+    """So that the requests above did not all end at the door."""
+    if not answered:
+        pytest.skip("no request was made")
+    served: Any = {name for name, status in answered if status < 300}
+    refused = {name for name, status in answered if status >= 400}
+    assert served == refused == OPERATIONS.keys()
+    assert answered.total() >= CASES
