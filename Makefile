@@ -5,13 +5,23 @@ BIN := .venv/bin
 MIGRATIONS := $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: run test test-faults check audit format lock clean
+# The PostgreSQL of `make test`: 18, or Debian's 15.
+PG ?= 18
+
+.PHONY: run test test-all test-faults check audit format lock clean
 
 run: .venv/local
 	@exec $(BIN)/verbatim serve --local
 
 test: .venv/dev
-	$(BIN)/pytest
+	$(BIN)/pytest --pg=$(PG)
+
+# Everything: on the newest and the oldest PostgreSQL, through a pooler, and what takes minutes.
+test-all: .venv/dev
+	$(BIN)/pytest --pg=18
+	$(BIN)/pytest --pg=15
+	$(BIN)/pytest --pgbouncer
+	SCHEMATHESIS_CASES=5000 $(BIN)/pytest -m faults
 
 # What takes minutes: servers killed, answers cut, disks filled, migrations at war.
 test-faults: .venv/dev

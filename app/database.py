@@ -145,5 +145,9 @@ class Database:
         await self._pool.release(connection)
 
     async def _release(self, connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
+        # One that was given up between Parse and Sync would hold its transaction, and a pooler's session, until it is
+        # used again: this ends it.
+        with suppress(asyncpg.PostgresError, *_LOST):
+            await connection.execute("SELECT 1")
         with suppress(asyncpg.PostgresError, *_LOST):
             await self._pool.release(connection)

@@ -1,6 +1,9 @@
 """Migrations: plain SQL under yoyo, applied once whoever asks, and compared with what the database has."""
 
+import re
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -31,6 +34,10 @@ _NOTE_CHECKSUM = (
 # A migration that was taken back has left its checksum, but is applied no more.
 _LIST_CHECKSUMS = "SELECT migration_id, sha256 FROM migration_checksums INNER JOIN _yoyo_migration USING (migration_id)"
 _LIST_INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+_LIST_UNFINISHED = (
+    "SELECT relname, format('DROP INDEX CONCURRENTLY IF EXISTS %s', indexrelid::regclass)"
+    " FROM pg_index INNER JOIN pg_class ON pg_class.oid = indexrelid WHERE NOT indisvalid"
+)
 
 
 class MigrationError(Exception):
@@ -57,20 +64,34 @@ class Backend(PostgresqlPsycopgBackend):
 
         The server ends its statement soon after we die: the locks of a killed migration are not in the next one's way.
         """
-        connection = _connect(dburi)
+        conninfo = make_conninfo("", **({"connect_timeout": 10} | dburi.for_libpq()))
+        connection = psycopg.connect(conninfo, autocommit=True)
         connection.execute("SET lock_timeout = '5s'")
         connection.execute("SET client_connection_check_interval = '1s'")
         return connection
 
+    @contextmanager
+    def lock(self, timeout: float = 0) -> Iterator[None]:  # noqa: ARG002  # yoyo's signature
+        """Holds nothing: `migrate` has locked already, and not by a row that a killed migration would leave behind."""
+        yield
+
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002  # yoyo's signature
         """Applies and marks; what a migration does without a transaction must be re-runnable."""
         if not migration.use_transactions:
+            self._drop_unfinished(migration)
             migration.process_steps(self, "apply")
         with self.transaction():
             if migration.use_transactions:
                 migration.process_steps(self, "apply")
             self.mark_one(migration)
             self.connection.execute(_NOTE_CHECKSUM, (migration.id, _checksum(migration.id)))
+
+    def _drop_unfinished(self, migration: Migration) -> None:
+        """Drops the indexes whose concurrent build by this migration was cut short: IF NOT EXISTS would keep them."""
+        statements = (MIGRATIONS_DIR / f"{migration.id}.sql").read_text()
+        for index, drop in self.connection.execute(_LIST_UNFINISHED).fetchall():
+            if re.search(rf"\b{re.escape(index)}\b", statements):
+                self.connection.execute(drop)
 
     def get_log_data(self, migration: Migration | None = None, operation: str = "apply") -> dict[str, object]:
         """Yoyo's log entry without the names of host and user, which a container may not have."""
@@ -85,10 +106,6 @@ class Backend(PostgresqlPsycopgBackend):
             "created_at_utc": stamp,
             "operation": operation,
         }
-
-
-def _connect(url: DatabaseUrl) -> "psycopg.Connection[tuple[object, ...]]":
-    return psycopg.connect(make_conninfo("", **({"connect_timeout": 10} | url.for_libpq())), autocommit=True)
 
 
 def migration_ids() -> list[str]:
@@ -112,16 +129,20 @@ def migrate(url: DatabaseUrl) -> list[str]:
     if url.pooled:
         raise MigrationError("migrations need a session: set VERBATIM_MIGRATION_DATABASE_URL past the pooler")
     try:
-        with _connect(url) as session:
-            _wait_for_lock(session)
-            return _apply(url)
+        backend = Backend(url, _TABLE)
+        with closing(backend.connection):
+            _wait_for_lock(backend.connection)
+            return _apply(backend)
     except psycopg.Error as error:
         reason = (error.diag.message_primary or str(error).partition("\n")[0]) if error.diag else str(error)
         raise MigrationError(f"the database {url}: {reason}") from None
 
 
 def _wait_for_lock(session: "psycopg.Connection[tuple[object, ...]]") -> None:
-    """Polls: a session that blocked in pg_advisory_lock would hold up CREATE INDEX CONCURRENTLY for ever."""
+    """Polls: a session that blocked in pg_advisory_lock would hold up CREATE INDEX CONCURRENTLY for ever.
+
+    The session is the one that migrates, so that a killed migration has the lock until its last statement has ended.
+    """
     deadline = time.monotonic() + _WAIT_SECONDS
     while session.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK_KEY,)).fetchone() != (True,):
         if time.monotonic() > deadline:
@@ -129,27 +150,21 @@ def _wait_for_lock(session: "psycopg.Connection[tuple[object, ...]]") -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _apply(url: DatabaseUrl) -> list[str]:
-    backend = Backend(url, _TABLE)
-    try:
-        encoding = backend.execute("SHOW server_encoding").fetchone()
-        if encoding != ("UTF8",):
-            raise MigrationError(f"the database {url} has the encoding {encoding[0]}; it must be UTF8")
-        backend.create_lock_table()
-        backend.break_lock()  # only a killed migration leaves one: ours is the advisory lock
-        backend.ensure_internal_schema_updated()
-        backend.execute(_CREATE_CHECKSUMS)
-        migrations = _read_migrations()
-        _refuse_edited(backend, {migration.id for migration in migrations})
-        applied = []
-        for migration in list(backend.to_apply(migrations)):
-            _apply_one(backend, migration)
-            applied.append(migration.id)
-        if invalid := backend.execute(_LIST_INVALID).fetchall():
-            raise MigrationError(f"invalid indexes: {', '.join(name for (name,) in invalid)}")
-        return applied
-    finally:
-        backend.connection.close()
+def _apply(backend: Backend) -> list[str]:
+    encoding = backend.execute("SHOW server_encoding").fetchone()
+    if encoding != ("UTF8",):
+        raise MigrationError(f"the database {backend.uri} has the encoding {encoding[0]}; it must be UTF8")
+    backend.ensure_internal_schema_updated()
+    backend.execute(_CREATE_CHECKSUMS)
+    migrations = _read_migrations()
+    _refuse_edited(backend, {migration.id for migration in migrations})
+    applied = []
+    for migration in list(backend.to_apply(migrations)):
+        _apply_one(backend, migration)
+        applied.append(migration.id)
+    if invalid := backend.execute(_LIST_INVALID).fetchall():
+        raise MigrationError(f"invalid indexes: {', '.join(name for (name,) in invalid)}")
+    return applied
 
 
 def _read_migrations() -> yoyo.migrations.MigrationList:

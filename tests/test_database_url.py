@@ -396,14 +396,33 @@ def test_server_settings_are_the_same_for_both_drivers() -> None:
     assert libpq["options"] == ("-c work_mem=5MB -c lock_timeout=1s -c DateStyle=ISO,\\ DMY -c search_path=a,\\ b")
 
 
-def test_a_pooler_gets_no_settings_and_no_prepared_statements() -> None:
-    url = parse_database_url(MEANINGS["PgBouncer"][0])
+@pytest.mark.parametrize("by", ["parameter", "setting"])
+def test_a_pooler_gets_no_settings_and_no_prepared_statements(by: str) -> None:
+    text = MEANINGS["PgBouncer"][0]
+    assert "?pgbouncer=true&" in text
+    if by == "setting":
+        text = text.replace("pgbouncer=true&", "")
+    url = parse_database_url(text, pooled=by == "setting")
 
     _, parameters, configuration = given_to_asyncpg(url)
 
     assert parameters.server_settings == {}
     assert configuration.statement_cache_size == 0
     assert not url.for_libpq().keys() & {"application_name", "options"}
+
+
+@pytest.mark.parametrize("query", ["options=-c%20a%3D1", "search_path=sales", "schema=sales"])
+def test_a_pooler_would_lose_what_is_set_by_the_url(query: str) -> None:
+    text = f"postgres://app:{SECRET}@localhost/app?{query}"
+    assert not parse_database_url(text).pooled
+
+    with pytest.raises(ValueError, match=r"ALTER ROLE \.\.\. SET"):
+        parse_database_url(text, pooled=True)
+
+
+def test_a_url_may_not_contradict_the_setting() -> None:
+    with pytest.raises(ValueError, match="VERBATIM_POOLED_DATABASE"):
+        parse_database_url("postgres://localhost/app?pgbouncer=false", pooled=True)
 
 
 def test_system_certificates_are_those_of_python_for_both_drivers(monkeypatch: pytest.MonkeyPatch, pem: str) -> None:

@@ -25,8 +25,8 @@ HOME = "/v1/conversations"
 
 @pytest.fixture
 def settings() -> Settings:
-    """As it is shipped, but for a database that is made to forget."""
-    return Settings(allow_unsafe_database=True)
+    """As it is shipped, but for a database that is made to forget, and a conversation's share of a pooler of 3."""
+    return Settings(allow_unsafe_database=True, conversation_limit=2)
 
 
 def check_unavailable(answer: Response) -> None:
@@ -66,7 +66,9 @@ async def test_a_conversation_that_is_locked_keeps_nobody_else_waiting(
     assert await contents(alice, hot) == ["now"]
 
 
-async def test_few_connections_wait_for_one_conversation(alice: AsyncClient, connection: Conn) -> None:
+async def test_few_connections_wait_for_one_conversation(
+    settings: Settings, alice: AsyncClient, connection: Conn
+) -> None:
     hot = await new_conversation(alice)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with locked(connection, hot):
@@ -77,7 +79,7 @@ async def test_few_connections_wait_for_one_conversation(alice: AsyncClient, con
             await connection.execute("SELECT pg_stat_clear_snapshot()")
             counts.append(await connection.fetchval(waiting))
         await gather(*writers)
-    assert max(counts) == Settings().conversation_limit
+    assert max(counts) == settings.conversation_limit
 
 
 async def test_a_lane_is_an_owners_own(alice: AsyncClient, bob: AsyncClient, connection: Conn) -> None:

@@ -321,7 +321,7 @@ CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
         of_conversation(batch_size=5, restore_days=30),
         {CONVERSATION, SEQ},
     ),
-    "purged messages": ("purge_messages", of_conversation(seqs=[7, 107, 207], restore_days=30), {SEQ}),
+    "purged messages": ("purge_messages", of_conversation(from_seq=7, through_seq=9, restore_days=30), {SEQ}),
     "an edit": ("update_message", lambda scale: message(scale, seq=5), {CONVERSATION, SEQ}),
     "a deleted message": (
         "delete_messages",

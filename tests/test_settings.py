@@ -192,6 +192,27 @@ def test_migrations_go_to_the_same_database_unless_told() -> None:
     assert read_settings({}).parsed_migration_url() is None
 
 
+def test_a_pooled_database_is_that_of_requests_not_of_migrations() -> None:
+    pooled, direct = "postgresql://localhost:6432/one?pgbouncer=true", "postgresql://localhost/one"
+    variables = {"DATABASE_URL": "postgresql://localhost:6432/one", "VERBATIM_POOLED_DATABASE": "true"}
+    for told in (variables, {"DATABASE_URL": pooled}):
+        settings = read_settings(told | {"VERBATIM_MIGRATION_DATABASE_URL": direct})
+        url, migration_url = settings.parsed_database_url(), settings.parsed_migration_url()
+        assert url
+        assert migration_url
+        assert (url.pooled, migration_url.pooled) == (True, False)
+        alone = read_settings(told).parsed_migration_url()
+        assert alone
+        assert alone.pooled  # which `migrate` refuses
+
+
+def test_a_setting_that_a_pooler_would_lose_is_refused() -> None:
+    url = f"postgresql://app:{SECRET}@localhost:6432/one?search_path=sales"
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: .* ALTER ROLE") as caught:
+        read_settings({"DATABASE_URL": url, "VERBATIM_POOLED_DATABASE": "true"})
+    assert SECRET not in str(caught.value)
+
+
 # JWT
 
 

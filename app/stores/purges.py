@@ -1,5 +1,6 @@
 """Purges: what is past its window, or asked to go at once, is erased in bounded batches."""
 
+from collections.abc import Iterator
 from itertools import groupby
 from uuid import UUID
 
@@ -54,18 +55,25 @@ async def purge(connection: Conn, restore_days: int) -> tuple[int, int]:
             await _erase(connection, conversation.owner_id, conversation.id, restore_days)
         conversation_count += len(conversations)
     while messages := await _LIST_MESSAGES.fetch(connection, restore_days=restore_days, batch_size=BATCH_SIZE):
-        messages.sort(key=lambda message: (message.owner_id, message.conversation_id, message.seq))
-        for (owner_id, conversation_id), group in groupby(
-            messages, key=lambda row: (row.owner_id, row.conversation_id)
-        ):
+        for first, last in _runs(messages):
             message_count += await _PURGE_MESSAGES.execute(
                 connection,
-                owner_id=owner_id,
-                conversation_id=conversation_id,
-                seqs=[message.seq for message in group],
+                owner_id=first.owner_id,
+                conversation_id=first.conversation_id,
+                from_seq=first.seq,
+                through_seq=last.seq,
                 restore_days=restore_days,
             )
     return conversation_count, message_count
+
+
+def _runs(messages: list[_Message]) -> Iterator[tuple[_Message, _Message]]:
+    """First and last of each run of messages that follow each other in their conversation."""
+    messages.sort(key=lambda message: (message.owner_id, message.conversation_id, message.seq))
+    runs = groupby(enumerate(messages), lambda item: (item[1].owner_id, item[1].conversation_id, item[1].seq - item[0]))
+    for _, run in runs:
+        members = [message for _, message in run]
+        yield members[0], members[-1]
 
 
 async def _erase(connection: Conn, owner_id: UUID, conversation_id: UUID, restore_days: int) -> None:

@@ -31,6 +31,8 @@ ToolCallId = Annotated[
 Seq = Annotated[int, Meta(ge=1, lt=2**40, description="The message's place in its conversation, from 1.")]
 Revision = Annotated[int, Meta(ge=0, description="Counts the conversation's changes that are not appends.")]
 
+_PART = {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}}
+
 Content = Annotated[
     Raw,
     Meta(
@@ -39,7 +41,7 @@ Content = Annotated[
         extra_json_schema={
             "anyOf": [
                 {"type": "string"},
-                {"type": "array", "items": {"type": "object", "required": ["type"]}, "maxItems": PARTS_LIMIT},
+                {"type": "array", "items": _PART, "maxItems": PARTS_LIMIT},
                 {"type": "null"},
             ],
             "examples": ["What is a monad?"],
