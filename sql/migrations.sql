@@ -10,7 +10,7 @@ FROM _yoyo_migration
 ORDER BY migration_id;
 
 -- name: get_durability()
--- Which of the settings by which a commit survives are off in this session, and whether it can write.
+-- The settings by which a commit survives that are off in this session, and whether it can write.
 SELECT
     array_remove(ARRAY[
         CASE WHEN current_setting('fsync') = 'off' THEN 'fsync' END,
