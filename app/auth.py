@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic
 
 from litestar.enums import ScopeType
@@ -77,11 +78,16 @@ class Authentication(ASGIMiddleware):
         asking = self._asking.get(digest)
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(prefix, digest))
-            asking.add_done_callback(lambda _: self._asking.pop(digest))
+            asking.add_done_callback(partial(self._forget, digest))
         key = await asyncio.shield(asking)
         if key is None:
             raise InvalidCredentials
         return key
+
+    def _forget(self, digest: bytes, asked: "asyncio.Task[ServiceKey | None]") -> None:
+        del self._asking[digest]
+        if not asked.cancelled():
+            asked.exception()  # all who wanted to know may be gone
 
     async def _ask(self, prefix: str, digest: bytes) -> ServiceKey | None:
         asked_at = monotonic()

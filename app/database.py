@@ -20,6 +20,7 @@ from app.settings import Settings
 
 _logger = logging.getLogger("verbatim.database")
 
+_REFUSED_STARTUP = "08P01"  # a pooler that lets no settings through
 _PASSING_SQLSTATES = ("08", "53", "57P0", "57014", "40001", "40P01", "55P03", "25006", "25P03", "58000", "58030")
 # The last: of a connection taken after the server's farewell was read and before its end was seen.
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -30,7 +31,7 @@ _ORPHAN_SECONDS = 10
 def is_passing(error: BaseException) -> bool:
     """Whether an error of the driver says "not now": lost, refused, overloaded, too slow, restarted, failed over."""
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith(_PASSING_SQLSTATES)
+        return (error.sqlstate or "").startswith(_PASSING_SQLSTATES) and error.sqlstate != _REFUSED_STARTUP
     return isinstance(error, _LOST) and not isinstance(error, asyncpg.DataError)
 
 
@@ -42,9 +43,33 @@ async def _keep_as_it_is(_connection: Conn) -> None:
     """Requests change no session state: the driver's own reset would cost each a round trip."""
 
 
+def is_refused_startup(error: BaseException | None) -> bool:
+    """Whether what answers at the URL takes no settings of a session: a pooler."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate == _REFUSED_STARTUP
+
+
+def _session_arguments(url: DatabaseUrl, lock_timeout_seconds: float) -> AsyncpgArguments:
+    """With limits that the server keeps: of locks, and of what a service that is gone has left behind.
+
+    A pooler lets no such setting through; there they belong to the role.
+    """
+    arguments = url.for_asyncpg()
+    if not url.pooled:
+        limits = {
+            "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
+            "statement_timeout": f"{BULK_SECONDS + _ORPHAN_SECONDS:.0f}s",
+            "idle_in_transaction_session_timeout": f"{_ORPHAN_SECONDS}s",
+            "tcp_user_timeout": f"{_ORPHAN_SECONDS}s",
+            "tcp_keepalives_idle": f"{_ORPHAN_SECONDS}",
+        }
+        arguments["server_settings"] = limits | arguments["server_settings"]
+    return arguments
+
+
 async def connect(url: DatabaseUrl, timeout_seconds: float) -> Conn:
     """One connection beside the pool, for commands. Raises what asyncpg raises."""
-    connection: Conn = await asyncpg.connect(**url.for_asyncpg(), timeout=timeout_seconds, command_timeout=BULK_SECONDS)
+    arguments = _session_arguments(url, BULK_SECONDS)
+    connection: Conn = await asyncpg.connect(**arguments, timeout=timeout_seconds, command_timeout=BULK_SECONDS)
     await _prepare_connection(connection)
     return connection
 
@@ -64,7 +89,7 @@ class Database:
     async def open(self) -> None:
         """Opens the pool, and no connection yet."""
         self._pool = await asyncpg.create_pool(
-            **self._arguments(),
+            **_session_arguments(self._url, self._settings.lock_timeout_seconds),
             min_size=0,
             max_size=self._settings.pool_size,
             max_inactive_connection_lifetime=_IDLE_SECONDS,
@@ -73,23 +98,6 @@ class Database:
             init=_prepare_connection,
             reset=_keep_as_it_is,
         )
-
-    def _arguments(self) -> AsyncpgArguments:
-        """With limits that the server keeps: of locks, and of what a service that is gone has left behind.
-
-        A pooler lets no such setting through; there they belong to the role.
-        """
-        arguments = self._url.for_asyncpg()
-        if not self._url.pooled:
-            limits = {
-                "lock_timeout": f"{self._settings.lock_timeout_seconds * 1000:.0f}",
-                "statement_timeout": f"{BULK_SECONDS + _ORPHAN_SECONDS:.0f}s",
-                "idle_in_transaction_session_timeout": f"{_ORPHAN_SECONDS}s",
-                "tcp_user_timeout": f"{_ORPHAN_SECONDS}s",
-                "tcp_keepalives_idle": f"{_ORPHAN_SECONDS}",
-            }
-            arguments["server_settings"] = limits | arguments["server_settings"]
-        return arguments
 
     async def close(self) -> None:
         """Closes all connections, after 5 s by force."""

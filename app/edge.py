@@ -10,7 +10,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Send
 from app.auth import Caller
 from app.errors import NotFound, Unavailable
 from app.logs import REQUEST_ID, cause_of
-from app.problems import Answer, render_problem, request_id_of
+from app.problems import Answer, InternalError, render_problem, request_id_of
 
 PATH_LIMIT_BYTES = 2048
 """No path of ours is longer. The router remembers paths, known or not, before it is known who asks."""
@@ -62,7 +62,9 @@ class Edge:
             await _send(render_problem(Unavailable(), request_id), send_marked)
         except Exception as error:  # noqa: BLE001  # whatever it was, its words stay here
             _logger.error("broken", extra={"fields": cause_of(error.__cause__ or error)})  # noqa: TRY400
-            raise RuntimeError("the answer broke off") from None  # so that the server closes the connection
+            if status:
+                raise RuntimeError("the answer broke off") from None  # so that the server closes the connection
+            await _send(render_problem(InternalError(), request_id), send_marked)
         finally:
             _log(scope, status, size, perf_counter() - begun_at)
             REQUEST_ID.reset(token)

@@ -13,7 +13,7 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that is served in this context."""
 
 _QUIET = {"yoyo": logging.WARNING, "httpx": logging.WARNING, "httpcore": logging.WARNING, "uvicorn": logging.ERROR}
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=lambda value: type(value).__name__).encode
 
 
 def cause_of(error: BaseException) -> dict[str, str]:
@@ -34,12 +34,15 @@ class JsonFormatter(logging.Formatter):
     """A record as a JSON object: time, level, logger, message, the request's id, and the record's own `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without the words of any exception."""
+        """One line, without the words of any exception: others than ourselves put them behind their first line."""
+        message = record.getMessage()
+        if not record.name.startswith("verbatim"):
+            message = message.partition("\n")[0]
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": message,
         }
         if (request_id := REQUEST_ID.get()) is not None:
             line["request_id"] = request_id

@@ -3,8 +3,12 @@
 A head has a size and a time, what is left of a refused request a time, and an answer a time to be read.
 """
 
+import array
+import fcntl
 import logging
+import termios
 from asyncio import AbstractEventLoop, TimerHandle, Transport
+from contextlib import suppress
 from http import HTTPStatus
 from typing import cast
 
@@ -26,6 +30,7 @@ LINGER_SECONDS = 5.0
 STALL_SECONDS = 15.0
 """Within which a client that has an answer to read must read some of it."""
 
+_FRAMING = {b"content-length", b"transfer-encoding"}
 _logger = logging.getLogger("verbatim.protocol")
 
 
@@ -117,10 +122,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if head_bytes > self.settings.head_limit_bytes:
             self._flaw = HeadTooLarge()
             raise HttpParserError
+        if self.parser.should_upgrade() and any(name in _FRAMING and value != b"0" for name, value in self.headers):
+            self._flaw = InvalidInput(detail="there is nothing here to upgrade to")
+            raise HttpParserError  # the parser would take the body for the next request
+        super().on_headers_complete()
         self._unparsed_bytes = 0
         self._is_between = False
         self._disarm()
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Passes a piece of the body on."""
@@ -172,11 +180,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def _watch(self) -> None:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
-        if unread_bytes := self.transport.get_write_buffer_size():
+        if unread_bytes := self._unread_bytes():
             self._stall_timer = self.loop.call_later(STALL_SECONDS, self._look, unread_bytes)
 
+    def _unread_bytes(self) -> int:
+        """With what the kernel holds: it takes more only when a third of that is gone, too rarely for a slow reader."""
+        if not (size := self.transport.get_write_buffer_size()):
+            return 0
+        queued = array.array("i", [0])
+        with suppress(OSError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return size + queued[0]
+
     def _look(self, unread_bytes: int) -> None:
-        if self.transport.get_write_buffer_size() < unread_bytes:
+        if self._unread_bytes() < unread_bytes:
             self._watch()
         else:
             self.transport.abort()
@@ -191,7 +208,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _give_up(self) -> None:
-        if self._is_between and self._unparsed_bytes:
+        if self._is_between and self._unparsed_bytes and not self._lingering.is_lingering:
             self._refuse(RequestTimeout())
         else:
             self._close()
@@ -201,10 +218,17 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._is_refused = True
+        if self._is_between and self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # its answer goes out first, and closes
+            self._disarm()
+            return
         answer = render_problem(problem, request_id := new_request_id())
         fields = {"status": answer.status, "request_id": request_id}
         _logger.info("refused", extra={"fields": fields})
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_between or not self.cycle.response_started:
+            if not self._is_between:  # its body is what is wrong: its handler hears that the client left
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             headers = answer.headers | {
                 "Content-Length": str(len(answer.body)),
                 "Connection": "close",

@@ -58,6 +58,10 @@ class Settings(Struct, kw_only=True, frozen=True):
         Seconds, Meta(description="The longest time to an answer, once the request is there.")
     ] = 4.5
     body_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for the body of a request.")] = 30.0
+    keep_alive_seconds: Annotated[
+        int,
+        Meta(ge=1, le=3600, description="How long an idle connection stays open: longer than at the gateway."),
+    ] = 75
     drain_seconds: Annotated[
         float, Meta(ge=0, le=3600, description="How long SIGTERM lets a service go on that says it is not ready.")
     ] = 5.0

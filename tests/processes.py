@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from subprocess import CompletedProcess, Popen
+from typing import IO
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -34,6 +35,11 @@ def _environment(variables: dict[str, object]) -> dict[str, str]:
     return kept | {name: str(value) for name, value in variables.items()}
 
 
+def _content(file: IO[bytes]) -> str:
+    """Beside whoever is writing it."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
+
+
 class Service:
     """`verbatim serve`, as far as its process has come."""
 
@@ -51,11 +57,11 @@ class Service:
 
     @property
     def output(self) -> str:
-        return os.pread(self._output.fileno(), 1 << 20, 0).decode()
+        return _content(self._output)
 
     @property
     def errors(self) -> str:
-        return os.pread(self._errors.fileno(), 1 << 20, 0).decode()
+        return _content(self._errors)
 
     def wait_for_address(self) -> str:
         deadline = time.monotonic() + 30

@@ -8,9 +8,11 @@ from httpx import AsyncClient
 from litestar import Litestar
 
 from app import auth
+from app.database_url import DatabaseUrl
 from app.queries import Conn
+from app.settings import Settings
 from app.stores import service_keys
-from tests.conftest import NewKey, client_of, contents, new_conversation, problem
+from tests.conftest import NewKey, client_of, contents, new_conversation, problem, running
 
 HOME = "/v1/conversations"
 
@@ -60,6 +62,39 @@ async def test_a_revoked_key_is_refused_within_five_seconds(
         now = auth.monotonic()
         monkeypatch.setattr(auth, "monotonic", lambda: now + 4.99)
         assert (await client.get(HOME)).status_code == 401
+
+
+async def test_a_revoked_key_is_refused_by_every_replica_within_five_seconds(
+    app: Litestar,
+    settings: Settings,
+    url: DatabaseUrl,
+    new_key: NewKey,
+    connection: Conn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = await new_key(user="alice")
+    async with running(settings, url) as replica, client_of(app, key) as one, client_of(replica, key) as two:
+        assert [(await client.get(HOME)).status_code for client in (one, two)] == [200, 200]
+        await service_keys.revoke_service_key(connection, service_keys.prefix_of(key) or "")
+        now = auth.monotonic()
+        monkeypatch.setattr(auth, "monotonic", lambda: now + 4.99)
+        assert [(await client.get(HOME)).status_code for client in (one, two)] == [401, 401]
+
+
+async def test_a_key_with_which_many_come_at_once_is_asked_for_once(
+    app: Litestar, new_key: NewKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    ask = service_keys.get_service_key
+
+    async def note(connection: Conn, prefix: str) -> service_keys.ServiceKey | None:
+        asked.append(prefix)
+        return await ask(connection, prefix)
+
+    monkeypatch.setattr(service_keys, "get_service_key", note)
+    async with client_of(app, await new_key(user="alice")) as client:
+        answers = await gather(*(client.get(HOME) for _ in range(100)))
+    assert ({answer.status_code for answer in answers}, len(asked)) == ({200}, 1)
 
 
 async def test_a_key_is_asked_for_once_in_its_time(app: Litestar, new_key: NewKey, connection: Conn) -> None:

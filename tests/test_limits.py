@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+import asyncpg
 import pytest
 from httpx import AsyncClient, Response
 
-from app.database import Database
+from app.database import Database, is_passing
 from app.database_url import DatabaseUrl
 from app.errors import Unavailable
 from app.lanes import Lanes
@@ -297,6 +298,37 @@ async def test_the_server_ends_what_a_lost_service_left_behind(settings: Setting
         }
     await database.close()
     assert shown == {"lock_timeout": "1s", "statement_timeout": "40s", "idle_in_transaction_session_timeout": "10s"}
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ConnectionRefusedError(), True),
+        (TimeoutError(), True),
+        (asyncpg.InterfaceError("connection is closed"), True),
+        (asyncpg.InternalClientError("cannot switch to state"), True),
+        (asyncpg.ConnectionDoesNotExistError(), True),
+        (asyncpg.CannotConnectNowError(), True),
+        (asyncpg.AdminShutdownError(), True),
+        (asyncpg.TooManyConnectionsError(), True),
+        (asyncpg.DiskFullError(), True),
+        (asyncpg.DeadlockDetectedError(), True),
+        (asyncpg.SerializationError(), True),
+        (asyncpg.LockNotAvailableError(), True),
+        (asyncpg.QueryCanceledError(), True),
+        (asyncpg.ReadOnlySQLTransactionError(), True),
+        (asyncpg.IdleInTransactionSessionTimeoutError(), True),
+        (asyncpg.DataError("invalid input for query argument $1"), False),
+        (asyncpg.UniqueViolationError(), False),
+        (asyncpg.CheckViolationError(), False),
+        (asyncpg.UndefinedColumnError(), False),
+        (asyncpg.InsufficientPrivilegeError(), False),
+        (ValueError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_may_pass_is_told_from_what_is_broken(error: Exception, passes: bool) -> None:  # noqa: FBT001  # a case
+    assert is_passing(error) is passes
 
 
 async def test_a_lane_forgets_who_has_left() -> None:

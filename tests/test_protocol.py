@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from asyncio import StreamReader, StreamWriter, gather
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from app.embedded import EmbeddedServer
+from app.protocol import LINGER_SECONDS
 from tests.conftest import TEMPLATE, run_sql
 from tests.processes import Service, run_verbatim, serving, text_of
 
@@ -22,7 +24,9 @@ MEGABYTE = 2**20
 def service(template: EmbeddedServer) -> Iterator[Service]:
     """Over a database of this module's own."""
     run_sql(template.url(), "CREATE DATABASE {} TEMPLATE {}", "protocol", TEMPLATE)
-    with serving(DATABASE_URL=text_of(template.url("protocol")), VERBATIM_CONNECTION_LIMIT=400) as service:
+    with serving(
+        DATABASE_URL=text_of(template.url("protocol")), VERBATIM_CONNECTION_LIMIT=400, VERBATIM_KEEP_ALIVE_SECONDS=1
+    ) as service:
         yield service
     run_sql(template.url(), "DROP DATABASE {} WITH (FORCE)", "protocol")
 
@@ -213,7 +217,7 @@ def connection_count(service: Service) -> int:
     """Of its clients."""
     port = f":{int(service.wait_for_address().rpartition(':')[2]):04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(port) and row[3] == "01" for row in rows)
+    return sum(row[1].endswith(port) and row[3] not in {"06", "0A"} for row in rows)  # TIME_WAIT, LISTEN
 
 
 async def test_too_many_connections_are_refused_and_the_others_go_on(service: Service) -> None:
@@ -241,6 +245,88 @@ async def test_an_answer_to_a_body_that_is_too_long_arrives(service: Service, ke
         status, _, body = await say(service, (head + framing).encode(), *pieces)
         assert (status, json.loads(body)["type"]) == (413, "urn:verbatim:problem:too-large")
         assert rss_bytes(service) - before < 120 * MEGABYTE
+
+
+async def test_who_was_refused_does_not_stay(template: EmbeddedServer) -> None:
+    """Though it never hangs up; else a handful of them would keep everybody out."""
+    url = text_of(template.url("protocol"))
+    with serving(DATABASE_URL=url, VERBATIM_CONNECTION_LIMIT=4) as small:
+        host, port = small.wait_for_address().removeprefix("http://").split(":")
+        held = [await asyncio.open_connection(host, int(port)) for _ in range(4)]
+        for _, writer in held:
+            writer.write(b"\x01\r\n\r\n")
+        await asyncio.sleep(LINGER_SECONDS + 0.5)
+        assert await liveness_seconds(small) < 1
+        for _, writer in held:
+            writer.transport.abort()
+
+
+async def test_a_connection_is_closed_in_time_after_an_answer_that_came_before_the_body(service: Service) -> None:
+    async with connected(service) as (reader, writer):
+        writer.write(b"POST /v1/conversations HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+        assert b"401" in await reader.readline()
+        writer.write(b"{" * 9)
+        said = await asyncio.wait_for(reader.read(), 4)
+        assert b"HTTP/1.1" not in said
+
+
+async def test_an_upgrade_takes_no_body_for_a_request(service: Service, key: str) -> None:
+    head = f"POST /v1/conversations HTTP/1.1\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    smuggled = b"GET /docs HTTP/1.1\r\n\r\n"
+    for framing in (b"Content-Length: %d\r\n\r\n" % len(smuggled), b"Transfer-Encoding: chunked\r\n\r\n"):
+        async with connected(service) as (reader, writer):
+            writer.write(head.encode() + upgrade + framing)
+            await asyncio.sleep(0.1)
+            writer.write(smuggled)
+            said = await asyncio.wait_for(reader.read(), 10)
+        assert (said[:12], said.count(b"HTTP/1.1 ")) == (b"HTTP/1.1 400", 1)
+    async with connected(service) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n")
+        assert b"200" in await reader.readline()
+
+
+@pytest.mark.parametrize("tail", [b"x", b"\x01\r\n\r\n", b"GET"])
+async def test_what_was_asked_before_the_garbage_is_answered(service: Service, key: str, tail: bytes) -> None:
+    body = b'{"title": "kept"}'
+    head = f"POST /v1/conversations HTTP/1.1\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+    async with connected(service) as (reader, writer):
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body + tail)
+        assert b"201" in await asyncio.wait_for(reader.readline(), 10)
+
+
+async def test_a_broken_chunk_is_answered_once(service: Service, key: str) -> None:
+    for credentials in (key, "nobody"):
+        head = f"POST /v1/conversations HTTP/1.1\r\nAuthorization: Bearer {credentials}\r\n"
+        head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async with connected(service) as (reader, writer):
+            writer.write(head.encode())
+            await asyncio.sleep(0.2)
+            writer.write(b"zz\r\n")
+            said = await asyncio.wait_for(reader.read(), 10)
+        expected = b"HTTP/1.1 400" if credentials == key else b"HTTP/1.1 401"
+        assert (said[:12], said.count(b"HTTP/1.1 ")) == (expected, 1)
+
+
+@pytest.mark.faults
+async def test_a_slow_reader_gets_all_of_a_page(service: Service, key: str) -> None:
+    """At 80 KB a second, as over a bad line."""
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=service.wait_for_address(), headers=headers, timeout=30) as client:
+        path = (await client.post("/v1/conversations")).headers["Location"]
+        for _ in range(4):
+            await client.post(f"{path}/messages", json={"role": "user", "content": "x" * MEGABYTE})
+    request = f"GET {path}/messages HTTP/1.1\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        host, port = service.wait_for_address().removeprefix("http://").split(":")
+        slow.connect((host, int(port)))
+        slow.sendall(request.encode())
+        size = 0
+        while piece := await asyncio.to_thread(slow.recv, 8192):
+            size += len(piece)
+            await asyncio.sleep(len(piece) / 80_000)
+    assert size > 4 * MEGABYTE
 
 
 async def test_requests_may_come_in_one_piece(service: Service, key: str) -> None:
