@@ -3,6 +3,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -209,6 +210,24 @@ def test_a_database_that_forgets_is_not_served_unless_that_is_allowed(url: Datab
     with serving(DATABASE_URL=text_of(url), VERBATIM_ALLOW_UNSAFE_DATABASE="true") as service:
         (warning,) = [line for line in service.errors.splitlines() if danger in line]
         assert '"level":"warning"' in warning
+
+
+def test_a_pooler_that_was_not_announced_is_told_at_the_start() -> None:
+    """Else each request would be refused by it."""
+    fields = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: lock_timeout\0\0"
+    with socket.create_server(("127.0.0.1", 0)) as pooler:
+
+        def refuse() -> None:
+            client, _ = pooler.accept()
+            with client:
+                client.recv(1024)
+                client.sendall(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+
+        answering = threading.Thread(target=refuse)
+        answering.start()
+        url = f"postgresql://verbatim@127.0.0.1:{pooler.getsockname()[1]}/verbatim?sslmode=disable"
+        assert "set VERBATIM_POOLED_DATABASE" in complaint(run_verbatim("serve", DATABASE_URL=url, VERBATIM_PORT=0))
+        answering.join()
 
 
 def test_a_database_that_is_down_stops_no_start() -> None:

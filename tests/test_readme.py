@@ -6,10 +6,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from app.database import Database, connect
+from app.database import Database
 from app.database_url import DatabaseUrl
 from app.problems import PROBLEMS, title_of, type_of
 from app.queries import Conn
@@ -94,7 +95,7 @@ async def test_a_role_behind_a_pooler_gets_the_limits_of_a_session(
     await connection.execute("CREATE ROLE reader LOGIN")
     try:
         await connection.execute(script.replace("ROLE verbatim", "ROLE reader"))
-        plain = await connect(replace(url, user="reader"), 5)
+        plain = await asyncpg.connect(**replace(url, user="reader").for_asyncpg())
         limits = re.findall(r"SET (\w+) =", script)
         of_role = [await plain.fetchval(f"SHOW {limit}") for limit in limits]
         await plain.close()
