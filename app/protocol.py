@@ -6,6 +6,8 @@ A head has a size and a time, what is left of a refused request a time, and an a
 import array
 import fcntl
 import logging
+import socket
+import struct
 import termios
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from contextlib import suppress
@@ -30,6 +32,7 @@ LINGER_SECONDS = 5.0
 STALL_SECONDS = 15.0
 """Within which a client that has an answer to read must read some of it."""
 
+_RESET = struct.pack("ii", 1, 0)  # struct linger (socket(7))
 _FRAMING = {b"content-length", b"transfer-encoding"}
 _logger = logging.getLogger("verbatim.protocol")
 
@@ -195,7 +198,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def _look(self, unread_bytes: int) -> None:
         if self._unread_bytes() < unread_bytes:
             self._watch()
-        else:
+        else:  # with a reset, else the kernel would go on holding what nobody reads
+            with suppress(OSError):
+                client = self.transport.get_extra_info("socket")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
 
     def _arm(self, seconds: float) -> None:

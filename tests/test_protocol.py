@@ -40,7 +40,7 @@ def key(template: EmbeddedServer, service: Service) -> str:  # noqa: ARG001  # w
 @asynccontextmanager
 async def connected(service: Service) -> AsyncIterator[tuple[StreamReader, StreamWriter]]:
     host, port = service.wait_for_address().removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     try:
         yield reader, writer
     finally:
@@ -191,13 +191,9 @@ async def test_who_does_not_read_is_cut_off(service: Service, key: str) -> None:
         request = f"GET {path}/messages HTTP/1.1\r\nAuthorization: {headers['Authorization']}\r\n\r\n".encode()
 
         async def ignore() -> None:
-            """Until the service has enough."""
-            host, port = service.wait_for_address().removeprefix("http://").split(":")
-            reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
-            writer.write(request)
-            await asyncio.sleep(40)
-            writer.transport.abort()
-            assert reader is not None
+            async with connected(service) as (_, writer):
+                writer.write(request)
+                await asyncio.sleep(60)  # until the service has enough
 
         tasks = [asyncio.create_task(ignore()) for _ in range(10)]
         await asyncio.sleep(3)
