@@ -9,7 +9,7 @@ import logging
 import socket
 import struct
 import termios
-from asyncio import AbstractEventLoop, TimerHandle, Transport
+from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from contextlib import suppress
 from http import HTTPStatus
 from typing import cast
@@ -81,10 +81,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer: TimerHandle | None = None
         self._stall_timer: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: BaseTransport) -> None:
         """Lets a client in, unless too many are."""
-        super().connection_made(transport)
-        self._lingering = _Transport(transport, self)
+        client = cast("Transport", transport)
+        super().connection_made(client)
+        self._lingering = _Transport(client, self)
         self.transport = cast("Transport", self._lingering)
         if len(self.connections) > self.settings.connection_limit:
             self._refuse(Unavailable())
