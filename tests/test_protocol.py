@@ -243,6 +243,7 @@ async def test_an_answer_to_a_body_that_is_too_long_arrives(service: Service, ke
         assert rss_bytes(service) - before < 120 * MEGABYTE
 
 
+@pytest.mark.faults
 async def test_who_was_refused_does_not_stay(template: EmbeddedServer) -> None:
     """Though it never hangs up; else a handful of them would keep everybody out."""
     url = text_of(template.url("protocol"))

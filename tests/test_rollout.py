@@ -16,6 +16,7 @@ from tests.conftest import NewKey, contents, problem
 from tests.processes import Service, serving, text_of
 
 HOME = "/v1/conversations"
+RESTART_COUNT = 10
 
 
 @pytest.fixture
@@ -118,10 +119,8 @@ class Gateway:
         await gather(*(client.aclose() for client in self._clients))
 
 
-@pytest.mark.parametrize("restart_count", [1, pytest.param(10, marks=pytest.mark.faults)])
-async def test_replicas_are_replaced_under_load_and_no_request_is_lost(
-    url: DatabaseUrl, new_key: NewKey, restart_count: int
-) -> None:
+@pytest.mark.faults
+async def test_replicas_are_replaced_under_load_and_no_request_is_lost(url: DatabaseUrl, new_key: NewKey) -> None:
     key = await new_key(user="alice")
     with ExitStack() as stack:
 
@@ -150,7 +149,7 @@ async def test_replicas_are_replaced_under_load_and_no_request_is_lost(
                 said[path].append(text)
 
         talks = [asyncio.create_task(talk(path)) for path in paths]
-        for number in range(restart_count):
+        for number in range(RESTART_COUNT):
             place = number % 2
             await asyncio.sleep(0.5)
             replicas[place].process.send_signal(signal.SIGTERM)
@@ -163,7 +162,7 @@ async def test_replicas_are_replaced_under_load_and_no_request_is_lost(
         is_over.set()
         await gather(*talks)
         assert outcomes.keys() == {"201 200"}, outcomes
-        assert outcomes["201 200"] > 50 * restart_count
+        assert outcomes["201 200"] > 50 * RESTART_COUNT
         await gateway.close()
         async with httpx.AsyncClient(base_url=addresses[0], headers={"Authorization": f"Bearer {key}"}) as client:
             for path in paths:
