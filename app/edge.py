@@ -61,7 +61,7 @@ class Edge:
                 raise
             await _send(render_problem(Unavailable(), request_id), send_marked)
         except Exception as error:  # noqa: BLE001  # whatever it was, its words stay here
-            _logger.error("broken", extra={"fields": cause_of(error.__cause__ or error)})  # noqa: TRY400
+            _logger.error("broken", extra={"fields": cause_of(error.__cause__ or error)})  # noqa: TRY400  # no traceback: it ends in its words
             if status:
                 raise RuntimeError("the answer broke off") from None  # so that the server closes the connection
             await _send(render_problem(InternalError(), request_id), send_marked)

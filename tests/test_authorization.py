@@ -591,7 +591,7 @@ async def knock(app: Litestar, method: str, target: str, **headers: str) -> tupl
     async def send(part: Any) -> None:
         sent.append(part)
 
-    await app(scope, receive, send)  # type: ignore[arg-type]
+    await app(scope, receive, send)
     return sent[0]["status"], b"".join(part.get("body", b"") for part in sent[1:])
 
 

@@ -100,7 +100,7 @@ class World(Struct):
             sent.append(message)
 
         started = perf_counter()
-        await asyncio.wait_for(self.apps[case.app](scope, receive, send), 10)  # type: ignore[arg-type]
+        await asyncio.wait_for(self.apps[case.app](scope, receive, send), 10)
         return Answer(
             sent[0]["status"],
             {name.decode(): value.decode() for name, value in sent[0]["headers"]},

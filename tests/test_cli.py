@@ -1,5 +1,4 @@
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -86,7 +85,6 @@ def test_serve_local_says_how_to_begin(local: Local) -> None:
     assert local.service.errors == ""
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="only where curl is")
 def test_the_curl_line_works_as_it_is(local: Local) -> None:
     line = next(line for line in local.service.output.split("\n") if "curl" in line)
     done = subprocess.run(["bash", "-c", line.replace("try", "", 1)], capture_output=True, text=True, check=True)

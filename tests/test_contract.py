@@ -584,7 +584,7 @@ def test_session_state_is_caught_in_python_too(sql: str) -> None:
         ("def f():\n    'SET a = 1'", False),
     ],
 )
-def test_session_use_is_caught(source: str, is_caught: bool) -> None:  # noqa: FBT001  # a case of the table
+def test_session_use_is_caught(source: str, is_caught: bool) -> None:
     assert bool([*find_session_use(source)]) is is_caught
 
 
@@ -602,7 +602,7 @@ def test_session_use_is_caught(source: str, is_caught: bool) -> None:  # noqa: F
         ('connection.execute("SELECT a FROM b WHERE c = %s", (d,))', False),
     ],
 )
-def test_sql_built_from_strings_is_caught(source: str, is_built: bool) -> None:  # noqa: FBT001  # a case of the table
+def test_sql_built_from_strings_is_caught(source: str, is_built: bool) -> None:
     assert bool([*find_built_sql(source)]) is is_built
 
 

@@ -327,7 +327,7 @@ def overheard(postmaster: Postmaster, *services: Service) -> Iterator[None]:
     except BaseException:
         for said in (postmaster.log, *(service.errors for service in services)):
             lines = [line for line in said.splitlines() if not re.search("FATAL:|(?i:warning|unavailable)", line)]
-            print(*lines[-30:], sep="\n")  # noqa: T201
+            print(*lines[-30:], sep="\n")
         raise
 
 
@@ -335,7 +335,7 @@ def overheard(postmaster: Postmaster, *services: Service) -> Iterator[None]:
 def seed() -> int:
     """Of every choice that the test makes."""
     seed = int(os.environ.get("TEST_SEED") or secrets.randbelow(2**32))
-    print(f"TEST_SEED={seed}")  # noqa: T201  # pytest shows it with a failure
+    print(f"TEST_SEED={seed}")
     return seed
 
 

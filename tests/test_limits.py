@@ -327,7 +327,7 @@ async def test_the_server_ends_what_a_lost_service_left_behind(settings: Setting
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_may_pass_is_told_from_what_is_broken(error: Exception, passes: bool) -> None:  # noqa: FBT001  # a case
+def test_what_may_pass_is_told_from_what_is_broken(error: Exception, passes: bool) -> None:
     assert is_passing(error) is passes
 
 

@@ -127,7 +127,7 @@ def test_what_runs_without_a_transaction_can_run_again() -> None:
         ("INSERT INTO ones VALUES (1)", False),
     ],
 )
-def test_what_cannot_run_again_is_caught(tmp_path: Path, statement: str, is_repeatable: bool) -> None:  # noqa: FBT001  # a case of the table
+def test_what_cannot_run_again_is_caught(tmp_path: Path, statement: str, is_repeatable: bool) -> None:
     add(tmp_path, "0002_create_index", f"{statement};")
     assert find_unrepeatable(tmp_path / "0002_create_index.sql") == []
     add(tmp_path, "0002_create_index", f"-- transactional: false\n{statement};")

@@ -189,7 +189,7 @@ def note_statements(url: DatabaseUrl, release: Path) -> list[str]:
 @pytest.fixture
 def seed() -> int:
     seed = int(os.environ.get("TEST_SEED") or secrets.randbelow(2**32))
-    print(f"TEST_SEED={seed}")  # noqa: T201  # pytest shows it with a failure
+    print(f"TEST_SEED={seed}")
     return seed
 
 
@@ -236,7 +236,7 @@ def test_a_migrator_killed_at_any_point_is_healed_by_the_next_start(
     points += [(random.choice(find_all(statements, "COMMIT")), 0.0)]  # and between mark and commit
     assert len(points) == 10
     for at, after in points:
-        print(f"killed {after:.4f} s after {at}: {statements[at - 1]}")  # noqa: T201  # pytest shows it with a failure
+        print(f"killed {after:.4f} s after {at}: {statements[at - 1]}")
         kill_and_heal(next(databases), release, reference, at, after)
 
 

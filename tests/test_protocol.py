@@ -14,7 +14,7 @@ import pytest
 
 from app.embedded import EmbeddedServer
 from app.protocol import LINGER_SECONDS
-from tests.conftest import TEMPLATE, run_sql
+from tests.conftest import TEMPLATE, append, new_conversation, run_sql
 from tests.processes import Service, run_verbatim, serving, text_of
 
 MEGABYTE = 2**20
@@ -171,10 +171,18 @@ async def test_a_trickle_keeps_nothing_open(service: Service) -> None:
         while not reader.at_eof() and time.perf_counter() - begun_at < 20:
             writer.write(b"x")
             await asyncio.sleep(0.2)
-            if reader._buffer:  # type: ignore[attr-defined]
+            if reader._buffer:
                 break
         assert time.perf_counter() - begun_at < 15
         assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+
+
+async def said_at_length(client: httpx.AsyncClient, count: int) -> str:
+    """A conversation of messages of a megabyte."""
+    path = await new_conversation(client)
+    for _ in range(count):
+        assert (await append(client, path, "x" * MEGABYTE)).status_code == 201
+    return path
 
 
 @pytest.mark.faults
@@ -182,10 +190,7 @@ async def test_who_does_not_read_is_cut_off(service: Service, key: str) -> None:
     """Ten clients ask for 7 MB each and read none of it."""
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=service.wait_for_address(), headers=headers, timeout=30) as client:
-        path = (await client.post("/v1/conversations")).headers["Location"]
-        for _ in range(9):
-            message = {"role": "user", "content": "x" * MEGABYTE}
-            assert (await client.post(f"{path}/messages", json=message)).status_code == 201
+        path = await said_at_length(client, 9)
         assert len((await client.get(f"{path}/messages")).content) > 7 * 10**6
         before = rss_bytes(service)
         request = f"GET {path}/messages HTTP/1.1\r\nAuthorization: {headers['Authorization']}\r\n\r\n".encode()
@@ -310,9 +315,7 @@ async def test_a_slow_reader_gets_all_of_a_page(service: Service, key: str) -> N
     """At 80 KB a second, as over a bad line."""
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=service.wait_for_address(), headers=headers, timeout=30) as client:
-        path = (await client.post("/v1/conversations")).headers["Location"]
-        for _ in range(4):
-            await client.post(f"{path}/messages", json={"role": "user", "content": "x" * MEGABYTE})
+        path = await said_at_length(client, 4)
     request = f"GET {path}/messages HTTP/1.1\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)

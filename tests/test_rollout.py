@@ -110,7 +110,7 @@ class Gateway:
         self._turn += 1
         ready = [place for place, is_ready in enumerate(self._is_ready) if is_ready]
         client = self._clients[ready[self._turn % len(ready)]]
-        return await client.request(method, path, **kwargs)  # type: ignore[arg-type]
+        return await client.request(method, path, **kwargs)
 
     async def close(self) -> None:
         for probe in self._probes:

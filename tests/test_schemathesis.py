@@ -73,7 +73,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(template: EmbeddedServer) -> Iterator[Service]:
-    print(f"SCHEMATHESIS_SEED={SEED} SCHEMATHESIS_CASES={CASES}")  # noqa: T201  # shown with what fails
+    print(f"SCHEMATHESIS_SEED={SEED} SCHEMATHESIS_CASES={CASES}")
     run_sql(template.url(), "CREATE DATABASE schemathesis TEMPLATE {} STRATEGY FILE_COPY", TEMPLATE)
     settings = {"DATABASE_URL": text_of(template.url("schemathesis")), "VERBATIM_ALLOW_UNSAFE_DATABASE": 1}
     key = run_verbatim("keys", "create", "--tenant", "acme", "--user", "alice", **settings).stdout.strip()

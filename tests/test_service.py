@@ -125,7 +125,7 @@ async def test_a_client_that_leaves_is_no_failure_of_ours(
     async def send(event: dict[str, object]) -> None:
         sent.append(event)
 
-    await app(scope, receive, send)  # type: ignore[arg-type]
+    await app(scope, receive, send)
     assert sent[0]["status"] == 400
     assert "verbatim" not in caplog.text
 

@@ -73,7 +73,7 @@ async def test_nobody_hears_another_on_two_connections(
     settings: Settings, url: DatabaseUrl, new_key: NewKey, request_count: int
 ) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201  # pytest shows it when it matters
+    print(f"seed {seed}")
     async with running(replace(settings, pool_size=2), url) as app:
         keys = [await new_key(tenant=f"tenant-{number}", user="u") for number in range(50)]
         clients = [client_of(app, key) for key in keys]
