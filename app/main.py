@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.auth import Authentication, Caller
+from app.controllers.contexts import ContextController
 from app.controllers.conversations import ConversationController
 from app.controllers.messages import MessageController
 from app.controllers.service import ServiceController
@@ -75,7 +76,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
         "caller": Provide(_provide_caller, sync_to_thread=False),
     }
     app = Application(
-        route_handlers=[ConversationController, MessageController, ServiceController],
+        route_handlers=[ConversationController, MessageController, ContextController, ServiceController],
         middleware=[Deadline(settings), Authentication(database, verifier)],
         dependencies=dependencies,
         exception_handlers={HTTPException: answer_error, Exception: answer_error},

@@ -175,7 +175,7 @@ def _repeated_member(raw: bytes, members: dict[str, Raw]) -> str | None:
     return _NAME.decode(head[1]) if head else None
 
 
-def _depth_of(payload: bytes) -> int:
+def depth_of(payload: bytes) -> int:
     """How deep the brackets of a JSON text are nested.
 
     Neither step moves what counts: a pair of quotes with nothing between them changes for no other character whether
@@ -315,7 +315,7 @@ def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
     pointer = _join(pointer, name)
     if payload[0] not in _PAYLOADS[name]:
         raise InvalidInput(Flaw(pointer=pointer, message=_SHAPES[_PAYLOADS[name]]))
-    if len(payload) > 2 * DEPTH_LIMIT and payload[0] != ord('"') and _depth_of(payload) > DEPTH_LIMIT:
+    if len(payload) > 2 * DEPTH_LIMIT and payload[0] != ord('"') and depth_of(payload) > DEPTH_LIMIT:
         raise InvalidInput(Flaw(pointer=pointer, message=f"nested deeper than {DEPTH_LIMIT}"))
     if name == "content" and payload[0] == ord("["):
         try:

@@ -64,7 +64,8 @@ SELECT
     page.revision,
     page.created_at,
     page.updated_at,
-    page.next_seq
+    page.next_seq,
+    page.body_bytes
 FROM (
     SELECT
         message.body_bytes,
@@ -133,7 +134,8 @@ SELECT
     page.revision,
     page.created_at,
     page.updated_at,
-    page.next_seq
+    page.next_seq,
+    page.body_bytes
 FROM (
     SELECT
         message.body_bytes,

@@ -205,6 +205,12 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
         Ask(path={"conversation_id": its.deleted}, is_gone=True),
         Ask(path={"conversation_id": its.deleted}, query={"order": "desc"}, is_gone=True),
     ],
+    "getContext": lambda its: [
+        Ask(path=in_conversation(its)),
+        Ask(path=in_conversation(its), query={"format": "openai", "max_messages": "1"}),
+        Ask(path=in_conversation(its), query={"format": "anthropic", "complete": "true", "max_tokens": "1000"}),
+        Ask(path={"conversation_id": its.deleted}, is_gone=True),
+    ],
     "truncateMessages": lambda its: [
         Ask(path=in_conversation(its), query={"from_seq": "1"}),
         Ask(path=in_conversation(its), query={"from_seq": "1000"}),

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Raw, Struct
 
+from app.context import Entry
 from app.errors import NotFound
 from app.headers import Expected
 from app.identifiers import LAST_SEQ_LIMIT, MessageIds, is_key
@@ -37,6 +38,7 @@ class _Row(Struct, frozen=True):
 
 class _ListRow(_Row, frozen=True):
     next_seq: int | None
+    body_bytes: int
 
 
 class _Seq(Struct, frozen=True):
@@ -80,6 +82,15 @@ async def list_messages(
     connection: Conn, owner_id: UUID, conversation_id: UUID, listing: MessageListing
 ) -> Page[Message]:
     """A page of at most PAGE_LIMIT_BYTES of payload, or of one message. Raises NotFound."""
+    entries, has_more = await list_entries(connection, owner_id, conversation_id, listing)
+    data = [entry.message for entry in entries]
+    return Page(data=data, has_more=has_more, next_cursor=str(data[-1].seq) if has_more else None)
+
+
+async def list_entries(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, listing: MessageListing
+) -> tuple[list[Entry], bool]:
+    """A page as of `list_messages`, each message with its size, and whether there is more. Raises NotFound."""
     rows = await (_LIST if listing.order == "asc" else _LIST_DESCENDING).fetch(
         connection,
         owner_id=owner_id,
@@ -91,13 +102,9 @@ async def list_messages(
     )
     if not rows and await _GET_VERSION.fetch_one(connection, owner_id=owner_id, id=conversation_id) is None:
         raise NotFound
-    has_more = bool(rows) and rows[-1].next_seq is not None
     ids = MessageIds(conversation_id)
-    return Page(
-        data=[_message(row, ids) for row in rows],
-        has_more=has_more,
-        next_cursor=str(rows[-1].seq) if has_more else None,
-    )
+    entries = [Entry(_message(row, ids), row.body_bytes) for row in rows]
+    return entries, bool(rows) and rows[-1].next_seq is not None
 
 
 async def get_message(connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str) -> Message:
