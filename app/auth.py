@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 
 from app.database import Database
-from app.errors import Flaw, InvalidCredentials, InvalidInput, UserMismatch, UserRequired
+from app.errors import Flaw, InvalidCredentials, InvalidInput, Unavailable, UserMismatch, UserRequired
 from app.identifiers import Owner, is_name, owner_of
 from app.stores import service_keys
 from app.stores.service_keys import ServiceKey
@@ -26,10 +26,20 @@ _KEY_LANE = "service_keys"  # who tries keys takes no connection from those who 
 _TOUCH_AFTER = timedelta(hours=1)
 
 
+class Token:
+    """The text that proved who is asking; nothing shows it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 class Caller(Struct, frozen=True):
     """Who is asking, as proven."""
 
     owner: Owner
+    token: Token
     is_admin: bool = False
 
 
@@ -53,9 +63,20 @@ class Authentication(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Goes on with `scope["user"]` set. Raises InvalidCredentials, UserMismatch, UserRequired, InvalidInput."""
         if scope["type"] == ScopeType.HTTP and not scope["route_handler"].opt.get("is_open", False):
-            identity = await self._identify(_bearer_token(scope))
-            scope["user"] = _caller(identity, _header_values(scope, b"x-user-id"))
+            token = _bearer_token(scope)
+            identity = await self._identify(token)
+            scope["user"] = _caller(identity, Token(token), _header_values(scope, b"x-user-id"))
         await next_app(scope, receive, send)
+
+    async def is_good(self, token: Token) -> bool:
+        """Whether a token that was let in still would be; while that cannot be asked, it is."""
+        try:
+            await self._identify(token.text)
+        except InvalidCredentials:
+            return False
+        except Unavailable:
+            return True
+        return True
 
     async def _identify(self, token: str) -> _Identity:
         if token.startswith("vb_"):
@@ -119,7 +140,7 @@ def _bearer_token(scope: HTTPScope) -> str:
     return token
 
 
-def _caller(identity: _Identity, named_users: list[bytes]) -> Caller:
+def _caller(identity: _Identity, token: Token, named_users: list[bytes]) -> Caller:
     user_id = identity.user_id
     if named_users:
         named = _user_name(named_users)
@@ -128,7 +149,7 @@ def _caller(identity: _Identity, named_users: list[bytes]) -> Caller:
         user_id = named
     if user_id is None:
         raise UserRequired(Flaw(header="X-User-Id", message="is required with this key"))
-    return Caller(owner_of(identity.tenant_id, user_id), identity.is_admin)
+    return Caller(owner_of(identity.tenant_id, user_id), token, identity.is_admin)
 
 
 def _user_name(values: list[bytes]) -> str:

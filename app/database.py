@@ -4,7 +4,7 @@ import asyncio
 import logging
 from asyncio import get_running_loop
 from asyncio import timeout as asyncio_timeout
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
@@ -85,6 +85,11 @@ class Database:
         self._waiting = 0
         self._lanes = Lanes(settings.conversation_limit, settings.queue_limit, settings.acquire_timeout_seconds)
         self._releases: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[Hashable], None]] = []
+
+    def listen(self, listener: Callable[[Hashable], None]) -> None:
+        """Has the lane of what was written in this process told at once, behind its commit."""
+        self._listeners.append(listener)
 
     async def open(self) -> None:
         """Opens the pool, and no connection yet."""
@@ -124,6 +129,8 @@ class Database:
                     seconds = self._settings.acquire_timeout_seconds - (get_running_loop().time() - begun_at)
                     async with self._held(seconds) as connection:
                         yield connection
+                for listener in self._listeners:
+                    listener(lane)
         except (asyncpg.PostgresError, *_LOST) as error:
             if not is_passing(error):
                 raise

@@ -2,10 +2,11 @@
 
 import asyncio
 from asyncio import get_running_loop
+from collections.abc import Mapping
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from litestar.types.asgi_types import ReceiveMessage
 
 from app.errors import RequestTimeout, Unavailable
@@ -16,7 +17,8 @@ from app.settings import Settings
 class Deadline(ASGIMiddleware):
     """Ends a request that takes us, or the client that sends its body, too long.
 
-    A handler with `opt={"is_bulk": True}` has BULK_SECONDS more. The bodies held at once are bounded too.
+    A handler with `opt={"is_bulk": True}` has BULK_SECONDS more, one with `awaits_reply` the time of a reply, one
+    with `is_stream` no end once it has begun to answer. The bodies held at once are bounded too.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -28,18 +30,26 @@ class Deadline(ASGIMiddleware):
         if scope["type"] != ScopeType.HTTP:
             await next_app(scope, receive, send)
             return
-        is_bulk = scope["route_handler"].opt.get("is_bulk", False)
-        seconds = self._settings.request_timeout_seconds + (BULK_SECONDS if is_bulk else 0)
         request = _Timed(self._settings.body_timeout_seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
-                await next_app(scope, self._timing(request, receive, limit), send)
+            async with asyncio.timeout(self._seconds_of(scope["route_handler"].opt)) as limit:
+                is_stream = scope["route_handler"].opt.get("is_stream", False)
+                until = _until_start(send, limit) if is_stream else send
+                await next_app(scope, self._timing(request, receive, limit), until)
         except TimeoutError:
             if request.is_receiving:
                 raise RequestTimeout from None
             raise Unavailable from None
         finally:
             self._held_bytes -= request.held_bytes
+
+    def _seconds_of(self, opt: Mapping[str, object]) -> float:
+        seconds = self._settings.request_timeout_seconds
+        if opt.get("is_bulk"):
+            seconds += BULK_SECONDS
+        if opt.get("awaits_reply"):
+            seconds += self._settings.reply_timeout_seconds
+        return seconds
 
     def _timing(self, request: "_Timed", receive: Receive, limit: asyncio.Timeout) -> Receive:
         """Receives, and stops our clock while the client's runs."""
@@ -48,7 +58,10 @@ class Deadline(ASGIMiddleware):
             if request.is_complete:
                 return await receive()
             begun_at = get_running_loop().time()
-            left = (limit.when() or begun_at) - begun_at
+            when = limit.when()
+            if when is None:  # a stream has begun
+                return await receive()
+            left = when - begun_at
             limit.reschedule(begun_at + request.body_seconds)
             request.is_receiving = True
             message = await receive()
@@ -68,6 +81,17 @@ class Deadline(ASGIMiddleware):
         self._held_bytes += size
         if size and self._held_bytes > self._settings.body_memory_bytes:
             raise Unavailable
+
+
+def _until_start(send: Send, limit: asyncio.Timeout) -> Send:
+    """Sends, and stops the clock where the answer begins."""
+
+    async def send_in_time(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            limit.reschedule(None)
+        await send(message)
+
+    return send_in_time
 
 
 class _Timed:

@@ -72,6 +72,14 @@ class KeyTaken(Conflict):
     """Another conversation has taken the key."""
 
 
+class ReplyInProgress(Conflict):
+    """A reply is being made in this conversation."""
+
+    def __init__(self, conversation_id: str, message_id: str) -> None:
+        super().__init__(conversation_id)
+        self.message_id = message_id
+
+
 class PreconditionFailed(DomainError):
     """The conversation is not at the version that If-Match names."""
 
@@ -91,6 +99,10 @@ class TooLarge(DomainError):
 
 class UnsupportedMediaType(DomainError):
     """The body must be application/json."""
+
+
+class ContextExceeded(DomainError):
+    """The newest turn is larger than the context of the model."""
 
 
 class IdempotencyKeyReused(DomainError):

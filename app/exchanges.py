@@ -1,6 +1,6 @@
 """One HTTP exchange: the parts of a request as the handlers need them, and the answers they give."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -8,9 +8,11 @@ import msgspec
 from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import InternalServerException
+from litestar.response import Stream
 from litestar.types import HTTPScope
 from msgspec import Struct
 
+from app import sse
 from app.auth import Caller
 from app.errors import InvalidInput, NotFound, UnsupportedMediaType
 from app.headers import Expected, parse_idempotency_key, parse_if_match
@@ -71,6 +73,14 @@ def read_if_match(request: ApiRequest) -> Expected | None:
     return parse_if_match(header_values(request.scope, b"if-match"))
 
 
+def read_wants_events(request: ApiRequest) -> bool:
+    """Whether the client asks for an event stream."""
+    accepted = [
+        part.partition(";")[0] for value in header_values(request.scope, b"accept") for part in value.split(",")
+    ]
+    return sse.MEDIA_TYPE in (media_type.strip().lower() for media_type in accepted)
+
+
 def answer(content: Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """A JSON answer."""
     return Response(_encode(content), status_code=status, media_type="application/json", headers=headers)
@@ -79,3 +89,10 @@ def answer(content: Struct, status: int = 200, headers: Mapping[str, str] | None
 def answer_nothing(status: int, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """An answer without a body."""
     return Response(b"", status_code=status, headers=headers)
+
+
+def answer_events(
+    events: AsyncGenerator[bytes, None], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Stream:
+    """An event stream."""
+    return Stream(events, status_code=status, media_type=sse.MEDIA_TYPE, headers={**sse.HEADERS, **(headers or {})})

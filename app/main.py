@@ -16,7 +16,9 @@ from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSe
 from app.auth import Authentication, Caller
 from app.controllers.contexts import ContextController
 from app.controllers.conversations import ConversationController
+from app.controllers.events import EventController
 from app.controllers.messages import MessageController
+from app.controllers.replies import ReplyController
 from app.controllers.service import ServiceController
 from app.database import Database
 from app.database_url import DatabaseUrl
@@ -24,11 +26,14 @@ from app.deadlines import Deadline
 from app.docs import Documents, render_docs
 from app.edge import Drain, Edge
 from app.exchanges import ApiRequest
+from app.heads import Heads
 from app.health import Health
+from app.model import model_of
 from app.openapi import build_document
 from app.problems import answer_error
 from app.settings import Settings
 from app.tokens import TokenRules, TokenVerifier
+from app.writers import Writers
 
 
 class Application(Litestar):
@@ -51,13 +56,21 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
     drain = drain or Drain()
     database = Database(url, settings)
     verifier = _verifier(settings)
+    authentication = Authentication(database, verifier)
+    heads = Heads(database, settings, authentication.is_good, lambda: drain.is_draining)
+    model = model_of(settings)
+    writers = Writers(database, model, heads, settings)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         await database.open()
+        writers.open()
         try:
             yield
         finally:
+            await writers.close()
+            await heads.close()
+            await model.close()
             await database.close()
             if verifier is not None:
                 await verifier.close()
@@ -72,12 +85,21 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
         "settings": _constant(settings),
         "health": _constant(Health(database, allow_unsafe=settings.allow_unsafe_database)),
         "drain": _constant(drain),
+        "heads": _constant(heads),
+        "writers": _constant(writers),
         "documents": Provide(describe, sync_to_thread=False),
         "caller": Provide(_provide_caller, sync_to_thread=False),
     }
     app = Application(
-        route_handlers=[ConversationController, MessageController, ContextController, ServiceController],
-        middleware=[Deadline(settings), Authentication(database, verifier)],
+        route_handlers=[
+            ConversationController,
+            MessageController,
+            ContextController,
+            ReplyController,
+            EventController,
+            ServiceController,
+        ],
+        middleware=[Deadline(settings), authentication],
         dependencies=dependencies,
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
         lifespan=[lifespan],

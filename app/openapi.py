@@ -12,7 +12,7 @@ from litestar.routes import HTTPRoute
 from litestar.routes.base import BaseRoute
 from msgspec import Struct
 
-from app import errors
+from app import errors, sse
 from app.errors import DomainError
 from app.problems import PROBLEMS, InternalError, Problem, title_of, type_of
 from app.wire.conversations import ConversationId, Key
@@ -62,6 +62,14 @@ _HEADERS: dict[str, Json] = {
         "schema": {"type": "string"},
         "example": '"2.0"',
     },
+    "Last-Event-ID": {
+        "description": "The id of the last event that the client has: the stream goes on behind it.",
+        "schema": {"type": "string"},
+    },
+    "Accept": {
+        "description": "`text/event-stream` for the events of the reply as they happen; else its end is awaited.",
+        "schema": {"type": "string", "enum": ["application/json", "text/event-stream"]},
+    },
 }
 _ANSWER_HEADERS: dict[str, Json] = {
     "ETag": {"description": 'The conversation\'s version, `"<last_seq>.<revision>"`.', "schema": {"type": "string"}},
@@ -80,6 +88,8 @@ _ANSWER_HEADERS: dict[str, Json] = {
 _TAGS = {
     "conversations": "Made, found, listed, changed, deleted, restored, forked.",
     "messages": "Appended once, in order, kept as they came; read, edited, deleted, restored.",
+    "replies": "Made by the configured model, kept as they grow.",
+    "events": "What happens, as it happens.",
     "service": "Open to all, since it holds no data.",
 }
 
@@ -98,6 +108,8 @@ class Operation(Struct, kw_only=True, frozen=True):
     errors: tuple[type[DomainError], ...] = ()
     example: object = None
     """Of the body."""
+    events: Mapping[str, type[Struct]] = {}
+    """The types of an event stream's data by the events' names."""
 
 
 def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
@@ -112,6 +124,7 @@ def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
     operations: list[Operation] = [handler.opt["operation"] for _, handler in handlers]
     types: list[object] = [kind for operation in operations for kind in operation.body]
     types += [kind for operation in operations for kind in operation.answers.values() if kind is not None]
+    types += [kind for operation in operations for kind in operation.events.values()]
     _, schemas = msgspec.json.schema_components([*types, Problem], ref_template=REF)
     paths: dict[str, Json] = defaultdict(dict)
     for path, handler in sorted(handlers, key=lambda pair: (pair[0], min(pair[1].http_methods))):
@@ -296,8 +309,11 @@ def _responses(operation: Operation, *, is_open: bool) -> Json:
             "description": _REASONS[status],
             "headers": _answer_headers(names),
         }
-        if kind is not None:
-            response["content"] = {"application/json": {"schema": _schema(kind)}}
+        content: Json = {} if kind is None else {"application/json": {"schema": _schema(kind)}}
+        if operation.events and status != 204:  # noqa: PLR2004  # No Content
+            content[sse.MEDIA_TYPE] = _event_stream(operation.events)
+        if content:
+            response["content"] = content
         responses[str(status)] = response
     possible = [*operation.errors, *_ALWAYS_POSSIBLE]
     if not is_open:
@@ -312,6 +328,14 @@ def _responses(operation: Operation, *, is_open: bool) -> Json:
     return responses
 
 
+def _event_stream(events: Mapping[str, type[Struct]]) -> Json:
+    names = ", ".join(f"`{name}`" for name in events)
+    return {
+        "schema": {"type": "string", "description": f"Server-sent events, their `data` JSON: {names}."},
+        "x-events": {name: _schema(kind) for name, kind in events.items()},
+    }
+
+
 def _answer_headers(names: Sequence[str]) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
@@ -319,7 +343,7 @@ def _answer_headers(names: Sequence[str]) -> Json:
 _REASONS = {
     200: "Done, or done before.",
     201: "Made.",
-    204: "Done.",
+    204: "Done, or there is no more.",
     304: "The conversation is still at a version that the client holds.",
 }
 

@@ -27,6 +27,7 @@ from app.wire.messages import (
     NewMessage,
     NewMessages,
 )
+from app.wire.replies import NewReply
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ _MESSAGE_CHANGE = Decoder(MessageChange)
 _NEW_CONVERSATION = Decoder(NewConversation)
 _CONVERSATION_CHANGE = Decoder(ConversationChange)
 _FORK = Decoder(ConversationFork)
+_NEW_REPLY = Decoder(NewReply)
 _RESTORATION = Decoder(MessagesRestoration)
 
 _PAYLOADS = {
@@ -365,6 +367,12 @@ def parse_conversation_change(body: bytes) -> ConversationChange:
     change = parse_object(body, _CONVERSATION_CHANGE)
     check_payload("metadata", change.metadata)
     return change
+
+
+def parse_new_reply(body: bytes, limit_bytes: int) -> tuple[NewReply, list[IncomingMessage]]:
+    """What the model is asked, and the messages that come with it. Raises InvalidInput and TooLarge."""
+    reply = parse_object(body, _NEW_REPLY)
+    return reply, parse_messages(reply.messages or [], limit_bytes)
 
 
 def parse_fork(body: bytes) -> ConversationFork:

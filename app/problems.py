@@ -45,9 +45,11 @@ PROBLEMS: dict[type[DomainError], tuple[int, str]] = {
     errors.ConversationExists: (409, "conversation-exists"),
     errors.ConversationDeleted: (409, "conversation-deleted"),
     errors.KeyTaken: (409, "key-taken"),
+    errors.ReplyInProgress: (409, "reply-in-progress"),
     errors.PreconditionFailed: (412, "precondition-failed"),
     errors.TooLarge: (413, "too-large"),
     errors.UnsupportedMediaType: (415, "unsupported-media-type"),
+    errors.ContextExceeded: (422, "context-exceeded"),
     errors.IdempotencyKeyReused: (422, "idempotency-key-reused"),
     errors.ClientIdReused: (422, "client-id-reused"),
     errors.ModelRefused: (422, "model-refused"),
@@ -68,6 +70,7 @@ class Problem(Struct, kw_only=True, frozen=True, omit_defaults=True):
     detail: Annotated[str, Meta(description="What is special about this occurrence.")] | None = None
     errors: Annotated[tuple[Flaw, ...], Meta(description="What is wrong with the input, and where.")] = ()
     conversation_id: Annotated[str, Meta(description="The conversation in the way.")] | None = None
+    message_id: Annotated[str, Meta(description="The reply in the way.")] | None = None
     last_seq: Annotated[int, Meta(description="Of the conversation's version now.")] | None = None
     revision: Annotated[int, Meta(description="Of the conversation's version now.")] | None = None
     request_id: Annotated[str, Meta(description="Also in the header `x-request-id`, and in the log.")]
@@ -102,6 +105,16 @@ def type_of(error: type[DomainError]) -> str:
     return f"urn:verbatim:problem:{PROBLEMS[error][1]}"
 
 
+def status_of(error: type[DomainError]) -> int:
+    """The HTTP status of an error's problem."""
+    return PROBLEMS[error][0]
+
+
+def error_named(name: str) -> type[DomainError] | None:
+    """The error whose problem has this name."""
+    return next((error for error, (_, known) in PROBLEMS.items() if known == name), None)
+
+
 def title_of(error: type[DomainError]) -> str:
     """The `title` of an error's problem: the first line of its docstring."""
     return (error.__doc__ or "").partition("\n")[0]
@@ -134,6 +147,7 @@ def render_problem(problem: DomainError, request_id: str) -> Answer:
         detail=problem.detail,
         errors=getattr(problem, "flaws", ()),
         conversation_id=getattr(problem, "conversation_id", None),
+        message_id=getattr(problem, "message_id", None),
         last_seq=getattr(problem, "last_seq", None),
         revision=getattr(problem, "revision", None),
         request_id=request_id,

@@ -88,6 +88,28 @@ class Settings(Struct, kw_only=True, frozen=True):
     message_limit_bytes: Annotated[int, Meta(ge=1024, le=2**28, description="The most payload of one message.")] = (
         10 * 2**20
     )
+    reply_timeout_seconds: Annotated[
+        Seconds, Meta(description="The longest time a reply may take; what it has said by then is kept.")
+    ] = 600.0
+    reply_flush_seconds: Annotated[
+        Seconds, Meta(description="How long a reply's text may wait to be kept, and shown.")
+    ] = 0.25
+    reply_flush_bytes: Annotated[
+        int, Meta(ge=1, le=2**20, description="How much of a reply's text may wait to be kept, and shown.")
+    ] = 2048
+    reply_lease_seconds: Annotated[
+        Seconds,
+        Meta(description="How long a reply is taken for alive of which its replica says nothing; then it is ended."),
+    ] = 15.0
+    reply_limit: Annotated[
+        int, Meta(ge=1, le=100_000, description="The most replies that this process makes at once; more get a 503.")
+    ] = 256
+    heartbeat_seconds: Annotated[
+        Seconds, Meta(description="How often an event stream without events says that it is there.")
+    ] = 15.0
+    follow_seconds: Annotated[
+        Seconds, Meta(description="How often the conversations that are followed are looked at for what others did.")
+    ] = 1.0
     restore_days: Annotated[
         int, Meta(ge=0, le=3650, description="How long what is deleted can be restored before `purge` erases it.")
     ] = 30

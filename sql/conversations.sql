@@ -257,6 +257,7 @@ SET
         WHEN :pinned::boolean IS NULL THEN pinned_at
         WHEN :pinned THEN coalesce(pinned_at, now())
     END,
+    changed_at = now(),
     revision = revision + 1
 WHERE
     owner_id = :owner_id
@@ -268,6 +269,7 @@ RETURNING id;
 UPDATE conversations
 SET
     deleted_at = now(),
+    changed_at = now(),
     revision = revision + 1,
     updated_at = greatest(updated_at, now()),
     active_at = greatest(active_at, date_trunc('minute', now()))
@@ -281,6 +283,7 @@ WHERE
 UPDATE conversations
 SET
     deleted_at = NULL,
+    changed_at = now(),
     revision = revision + 1,
     updated_at = greatest(updated_at, now()),
     active_at = greatest(active_at, date_trunc('minute', now()))
@@ -392,7 +395,9 @@ SELECT id FROM forked_conversation;
 -- name: expire_conversation(owner_id, id)
 -- The row is locked. From here on it can only be purged.
 UPDATE conversations
-SET deleted_at = to_timestamp(0)
+SET
+    deleted_at = to_timestamp(0),
+    changed_at = now()
 WHERE
     owner_id = :owner_id
     AND id = :id;

@@ -184,7 +184,7 @@ ORDER BY page.seq DESC;
 
 -- name: update_message(
 --     owner_id, conversation_id, seq, content, tool_calls, tool_call_id, function_calls,
---     metadata, usage, status, body_bytes, input_tokens, output_tokens
+--     metadata, model, usage, status, body_bytes, input_tokens, output_tokens
 -- )
 -- The conversation is locked. The tokens are what the change adds to the conversation's sums.
 WITH bumped_conversation AS (
@@ -210,6 +210,7 @@ SET
     tool_call_id = :tool_call_id,
     function_calls = :function_calls,
     metadata = :metadata,
+    model = coalesce(:model, model),
     usage = :usage,
     status = :status,
     body_bytes = :body_bytes,

@@ -35,7 +35,24 @@ from hashlib import sha256
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
-_ALPHABET = ["ada", "bob", "cat", "dot", "elf", "fig", "gem", "hut", "ivy", "jar", "kit", "log", "map", "nut", "oak", "pie"]
+_ALPHABET = [
+    "ada",
+    "bob",
+    "cat",
+    "dot",
+    "elf",
+    "fig",
+    "gem",
+    "hut",
+    "ivy",
+    "jar",
+    "kit",
+    "log",
+    "map",
+    "nut",
+    "oak",
+    "pie",
+]
 
 
 @dataclass(frozen=True)
@@ -232,7 +249,10 @@ class ModelServer:
         for step in script:
             if isinstance(step, Head) or (isinstance(step, Send) and not has_head):
                 head = step if isinstance(step, Head) else Head()
-                lines = [f"HTTP/1.1 {head.status} Scripted", *(f"{name}: {head.headers[name]}" for name in head.headers)]
+                lines = [
+                    f"HTTP/1.1 {head.status} Scripted",
+                    *(f"{name}: {head.headers[name]}" for name in head.headers),
+                ]
                 writer.write("\r\n".join([*lines, "Transfer-Encoding: chunked", "", ""]).encode())
                 has_head = True
             match step:

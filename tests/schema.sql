@@ -25,6 +25,7 @@ CREATE TABLE public.conversations (
     metadata json NOT NULL,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     fingerprint bytea,
+    changed_at timestamp with time zone,
     CONSTRAINT conversations_forked_from_check CHECK (((forked_from IS NULL) = (forked_from_seq IS NULL))),
     CONSTRAINT conversations_key_check CHECK (((char_length(key) >= 1) AND (char_length(key) <= 128))),
     CONSTRAINT conversations_last_seq_check CHECK (((last_seq >= 0) AND (last_seq < '1099511627776'::bigint))),
@@ -82,6 +83,28 @@ CREATE TABLE public.owners (
     CONSTRAINT owners_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 255)))
 );
 
+CREATE TABLE public.replies (
+    owner_id uuid NOT NULL,
+    conversation_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    char_count bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    renewed_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    reason text,
+    CONSTRAINT replies_ended_at_check CHECK (((ended_at IS NULL) = (reason IS NULL))),
+    CONSTRAINT replies_reason_check CHECK (((char_length(reason) >= 1) AND (char_length(reason) <= 64)))
+)
+WITH (fillfactor='70');
+
+CREATE TABLE public.reply_chunks (
+    owner_id uuid NOT NULL,
+    conversation_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    from_char bigint NOT NULL,
+    text json NOT NULL
+);
+
 CREATE TABLE public.service_keys (
     prefix text NOT NULL,
     sha256 bytea NOT NULL,
@@ -109,6 +132,12 @@ ALTER TABLE ONLY public.migration_checksums
 ALTER TABLE ONLY public.owners
     ADD CONSTRAINT owners_id_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.replies
+    ADD CONSTRAINT replies_owner_id_conversation_id_seq_pkey PRIMARY KEY (owner_id, conversation_id, seq);
+
+ALTER TABLE ONLY public.reply_chunks
+    ADD CONSTRAINT reply_chunks_owner_id_conversation_id_seq_from_char_pkey PRIMARY KEY (owner_id, conversation_id, seq, from_char);
+
 ALTER TABLE ONLY public.service_keys
     ADD CONSTRAINT service_keys_prefix_pkey PRIMARY KEY (prefix);
 
@@ -117,6 +146,8 @@ CREATE INDEX conversations_deleted_at_idx ON public.conversations USING btree (d
 CREATE INDEX conversations_owner_id_active_at_archived_idx ON public.conversations USING btree (owner_id, active_at DESC) WHERE ((deleted_at IS NULL) AND (archived_at IS NOT NULL));
 
 CREATE INDEX conversations_owner_id_active_at_idx ON public.conversations USING btree (owner_id, active_at DESC) WHERE ((deleted_at IS NULL) AND (archived_at IS NULL));
+
+CREATE INDEX conversations_owner_id_changed_at_idx ON public.conversations USING btree (owner_id, changed_at) WHERE (changed_at IS NOT NULL);
 
 CREATE UNIQUE INDEX conversations_owner_id_key_key ON public.conversations USING btree (owner_id, key) WHERE ((key IS NOT NULL) AND (deleted_at IS NULL));
 
@@ -128,6 +159,10 @@ CREATE UNIQUE INDEX messages_owner_id_conversation_id_client_id_key ON public.me
 
 CREATE INDEX messages_owner_id_conversation_id_revision_idx ON public.messages USING btree (owner_id, conversation_id, revision) WHERE (revision > 0);
 
+CREATE INDEX replies_created_at_idx ON public.replies USING btree (created_at) WHERE (ended_at IS NULL);
+
+CREATE UNIQUE INDEX replies_owner_id_conversation_id_key ON public.replies USING btree (owner_id, conversation_id) WHERE (ended_at IS NULL);
+
 CREATE STATISTICS public.messages_owner_id_conversation_id_stat (dependencies) ON owner_id, conversation_id FROM public.messages;
 
 ALTER TABLE ONLY public.conversations
@@ -135,3 +170,9 @@ ALTER TABLE ONLY public.conversations
 
 ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_owner_id_conversation_id_fkey FOREIGN KEY (owner_id, conversation_id) REFERENCES public.conversations(owner_id, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.replies
+    ADD CONSTRAINT replies_owner_id_conversation_id_seq_fkey FOREIGN KEY (owner_id, conversation_id, seq) REFERENCES public.messages(owner_id, conversation_id, seq) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.reply_chunks
+    ADD CONSTRAINT reply_chunks_owner_id_conversation_id_seq_fkey FOREIGN KEY (owner_id, conversation_id, seq) REFERENCES public.replies(owner_id, conversation_id, seq) ON DELETE CASCADE;

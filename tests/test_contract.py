@@ -33,6 +33,7 @@ QUERIES = sorted(
 OVER_ALL_OWNERS = {
     "list_expired_conversations",  # `verbatim purge` works for everybody
     "list_expired_messages",
+    "list_lapsed_replies",  # any replica ends what another has left
     "probe_conversations",  # readiness; what it reads is thrown away
 }
 PYTHON_TYPES = {
@@ -70,12 +71,16 @@ def name_of(names: tuple[ast.String, ...]) -> str:
 class OwnerRule:
     """Every reference of an owned table is held to the owner by a predicate of its own level of the statement.
 
-    A level is one SELECT, UPDATE, DELETE or INSERT with the tables of its own FROM; the parameter is `owner_id`.
+    A level is one SELECT, UPDATE, DELETE or INSERT with the tables of its own FROM; the parameter is `owner_id`, or an
+    element of `owner_ids`, which a FROM unnests.
     """
 
     def __init__(self, sql: str, parameters: tuple[str, ...], owner_columns: dict[str, str]) -> None:
         self.statement, self.parameters, self.owner_columns = parse_sql(sql), parameters, owner_columns
         self.examined: set[int] = set()
+        self.elements = {
+            path for node in walk(tuple(raw.stmt for raw in self.statement)) for path in self.unnested(node)
+        }
         self.faults: list[str] = []
         self.check()
 
@@ -143,10 +148,24 @@ class OwnerRule:
     def path_of(self, column: ast.ColumnRef) -> tuple[str, ...]:
         return tuple(getattr(field, "sval", "*") for field in column.fields)
 
+    def unnested(self, node: ast.Node) -> Iterator[tuple[str, ...]]:
+        """The column that holds an element of `owner_ids`, of `unnest(:owner_ids, ...) AS alias (column, ...)`."""
+        match node:
+            case ast.RangeFunction(functions=((ast.FuncCall() as call, _),), alias=ast.Alias(colnames=names)) if names:
+                if name_of(call.funcname) == "unnest":
+                    for argument, name in zip(call.args, names, strict=False):
+                        if self.is_parameter(argument, "owner_ids"):
+                            yield node.alias.aliasname, name.sval
+
     def is_owner(self, value: ast.Node) -> bool:
+        if isinstance(value, ast.ColumnRef):
+            return self.path_of(value) in self.elements
+        return self.is_parameter(value, "owner_id")
+
+    def is_parameter(self, value: ast.Node, name: str) -> bool:
         if isinstance(value, ast.TypeCast):
             value = value.arg
-        return isinstance(value, ast.ParamRef) and self.parameters[value.number - 1] == "owner_id"
+        return isinstance(value, ast.ParamRef) and self.parameters[value.number - 1] == name
 
     def check_insert(self, insert: ast.InsertStmt) -> None:
         self.examined.add(id(insert.relation))
@@ -304,7 +323,7 @@ def find_session_use(source: str) -> Iterator[str]:
             case python.Constant(value=str(text)) if id(node) not in told:
                 try:
                     yield from (f"{node.lineno}: {fault}" for fault in find_session_state(text))
-                except ParseError:
+                except (ParseError, UnicodeEncodeError):
                     if SESSION_PIECE.match(text):
                         yield f"{node.lineno}: {text.strip()}"
 
@@ -417,7 +436,7 @@ def test_no_sql_is_built_from_strings() -> None:
 # The rules themselves: what they must catch
 
 OWNED = {"owners": "id", "conversations": "owner_id", "messages": "owner_id"}
-PARAMETERS = ("owner_id", "id")
+PARAMETERS = ("owner_id", "id", "owner_ids")
 HELD = [
     "SELECT 1 FROM messages WHERE owner_id = $1",
     "SELECT 1 FROM messages WHERE $1::uuid = messages.owner_id AND (seq = 1 AND role = 'user')",
@@ -432,6 +451,8 @@ HELD = [
     "INSERT INTO messages (seq, owner_id) SELECT 1, $1",
     "INSERT INTO messages (owner_id, seq) SELECT c.owner_id, 1 FROM conversations AS c WHERE c.owner_id = $1",
     "SELECT 1 FROM messages AS m WHERE m.owner_id = $1 FOR UPDATE OF m",
+    "SELECT 1 FROM unnest($2, $3::uuid[]) AS f (id, owner_id),"
+    " LATERAL (SELECT FROM messages AS m WHERE m.owner_id = f.owner_id) AS t",
 ]
 UNHELD = {
     "no predicate": "SELECT 1 FROM messages WHERE conversation_id = $2 AND $1 = $1",
@@ -456,6 +477,10 @@ UNHELD = {
     "a CTE": "WITH a AS (DELETE FROM messages RETURNING seq) SELECT 1 FROM conversations WHERE owner_id = $1",
     "a CTE that hides": "WITH messages AS (SELECT $1 AS owner_id) SELECT 1 FROM messages WHERE owner_id = $1",
     "a sample": "SELECT 1 FROM messages TABLESAMPLE system (1) WHERE owner_id = $1",
+    "an element of another array": "SELECT 1 FROM unnest($2, $3::uuid[]) AS f (id, owner_id),"
+    " LATERAL (SELECT FROM messages AS m WHERE m.owner_id = f.id) AS t",
+    "a subquery that looks like elements": "SELECT 1 FROM (SELECT $2) AS f (owner_id), messages AS m"
+    " WHERE m.owner_id = f.owner_id",
     "HAVING": "SELECT owner_id FROM messages GROUP BY owner_id HAVING owner_id = $1",
     "the owner of owners": "SELECT 1 FROM owners WHERE tenant_id = $1",
     "update": "UPDATE messages SET seq = 1 WHERE conversation_id = $2",

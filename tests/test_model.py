@@ -195,7 +195,9 @@ async def test_the_key_is_sent_and_never_told(
     caplog.set_level(logging.DEBUG)
     settings = Settings(model_base_url=server.url, model_name="gpt-test", model_api_key=SECRET)
     model = model_of(settings)
-    server.answers(*[status_steps(status, text=f"your key {SECRET} and your words: Hello")] * (3 if status == 503 else 1))
+    server.answers(
+        *[status_steps(status, text=f"your key {SECRET} and your words: Hello")] * (3 if status == 503 else 1)
+    )
     _, error = await failure(model)
     await model.close()
     assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {SECRET}"}
@@ -267,7 +269,9 @@ def test_a_key_needs_a_server_comes_once_and_can_be_sent(tmp_path: Path) -> None
 
 
 def test_settings_shown_say_what_is_set_and_no_value() -> None:
-    settings = read_settings(URL | {"VERBATIM_MODEL_API_KEY": SECRET, "DATABASE_URL": f"postgresql://a:{SECRET}@localhost/b"})
+    settings = read_settings(
+        URL | {"VERBATIM_MODEL_API_KEY": SECRET, "DATABASE_URL": f"postgresql://a:{SECRET}@localhost/b"}
+    )
     assert repr(settings) == "Settings(database_url, model_base_url, model_name, model_api_key)"
 
 
@@ -328,7 +332,15 @@ def test_reasons_to_finish(given_reason: str, reason: str) -> None:
         ({"content": ""}, ""),
         ({"content": None, "refusal": "I will not."}, "I will not."),
         ({"content": None, "reasoning_content": "Hm."}, ""),
-        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "a"}]}, "a"),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]},
+                    {"type": "text", "text": "a"},
+                ]
+            },
+            "a",
+        ),
     ],
 )
 def test_what_counts_as_text(delta: dict[str, object], text: str) -> None:
@@ -337,8 +349,13 @@ def test_what_counts_as_text(delta: dict[str, object], text: str) -> None:
 
 
 def test_only_the_first_choice_counts() -> None:
-    choices = [{"index": 1, "delta": {"content": "no"}}, {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}]
-    assert read(event({"choices": choices}) + event({"choices": [{"index": 2, "delta": {"content": "no"}}]}))[0] == "yes"
+    choices = [
+        {"index": 1, "delta": {"content": "no"}},
+        {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"},
+    ]
+    assert (
+        read(event({"choices": choices}) + event({"choices": [{"index": 2, "delta": {"content": "no"}}]}))[0] == "yes"
+    )
 
 
 def test_events_without_choices_are_let_by() -> None:
@@ -496,8 +513,25 @@ def test_a_tool_of_an_unknown_type_is_no_answer() -> None:
 
 def stream_of(end: bytes) -> bytes:
     """A stream with all that events may have, lines ended by `end`."""
-    lines = [": a comment", 'data: {"choices": [{"delta":', 'data:{"content": "Grüße 😀\\ud83d"}}]}', "", "", "event: x", ""]
-    lines += ["id: 1", "retry: 5", "data", 'data: {"choices": [{"delta": {"content": "\\ude00!"}}]}', "", ":", "data:", ""]
+    lines = [
+        ": a comment",
+        'data: {"choices": [{"delta":',
+        'data:{"content": "Grüße 😀\\ud83d"}}]}',
+        "",
+        "",
+        "event: x",
+        "",
+    ]
+    lines += [
+        "id: 1",
+        "retry: 5",
+        "data",
+        'data: {"choices": [{"delta": {"content": "\\ude00!"}}]}',
+        "",
+        ":",
+        "data:",
+        "",
+    ]
     lines += ['data: {"choices": [{"index": 0, "finish_reason": "stop"}], "usage": {"x": 1}}', "", "data: [DONE]", ""]
     lines += ["data: nothing that matters", "", ""]
     return "\n".join(lines).encode().replace(b"\n", end)
@@ -621,7 +655,9 @@ async def test_an_answer_that_gave_its_reason_is_whole(
 
 async def test_a_server_that_says_done_may_stay(server: ModelServer) -> None:
     model = configured(server.url)
-    server.answers([*text_steps("Hello"), Hang()], [*text_steps("Hello"), *[Send(b": on and on\n\n" * 1000)] * 50, Hang()])
+    server.answers(
+        [*text_steps("Hello"), Hang()], [*text_steps("Hello"), *[Send(b": on and on\n\n" * 1000)] * 50, Hang()]
+    )
     begun_at = time.monotonic()
     for _ in range(2):
         assert (await answer(model))[0] == "Hello"
@@ -673,7 +709,9 @@ async def test_a_server_that_is_not_there_is_unavailable(pauses: list[float]) ->
     assert pauses == [0.25, 1]
 
 
-@pytest.mark.parametrize(("asked", "pause"), [("0", 0.25), ("3", 3), ("10", 10), ("1.5", 1.5), ("soon", 0.25), ("-1", 0.25)])
+@pytest.mark.parametrize(
+    ("asked", "pause"), [("0", 0.25), ("3", 3), ("10", 10), ("1.5", 1.5), ("soon", 0.25), ("-1", 0.25)]
+)
 async def test_the_server_says_when(
     model: Model, server: ModelServer, pauses: list[float], asked: str, pause: float
 ) -> None:
@@ -847,7 +885,9 @@ async def test_without_configuration_the_built_in_responder_echoes() -> None:
 
 
 async def test_it_answers_word_by_word_and_calls_no_tool() -> None:
-    request = ModelRequest(messages=HELLO.messages, tools=Raw(b'[{"type": "function"}]'), tool_choice=Raw(b'"required"'))
+    request = ModelRequest(
+        messages=HELLO.messages, tools=Raw(b'[{"type": "function"}]'), tool_choice=Raw(b'"required"')
+    )
     parts = [part async for part in EchoModel().stream(request)]
     assert len(parts) == 8
     assert msgspec.structs.asdict(parts[-1])["tool_calls"] is None
@@ -858,7 +898,12 @@ async def test_it_answers_word_by_word_and_calls_no_tool() -> None:
     [
         (['{"role": "user", "content": "a"}', '{"role": "assistant", "content": "b"}', "5", "x", "[" * 100_000], "a"),
         (['{"role": "user", "content": "  two  words\\n"}'], "  two  words\n"),
-        (['{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, 5, {"type": "text", "text": "b"}]}'], "ab"),
+        (
+            [
+                '{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, 5, {"type": "text", "text": "b"}]}'
+            ],
+            "ab",
+        ),
         (['{"role": "user", "content": "a\\u0000\\ud83d"}'], "a\0�"),
         (['{"role": "user", "content": {"a": 1}}'], ""),
         (['{"role": "user"}'], ""),
@@ -873,6 +918,8 @@ async def test_it_takes_any_history(messages: list[str], echo: str) -> None:
 
 async def test_a_long_text_takes_no_longer_than_two_seconds(pauses: list[float]) -> None:
     said = "word " * 100_000
-    text, _ = await answer(EchoModel(), ModelRequest(messages=[Raw(json.dumps({"role": "user", "content": said}).encode())]))
+    text, _ = await answer(
+        EchoModel(), ModelRequest(messages=[Raw(json.dumps({"role": "user", "content": said}).encode())])
+    )
     assert text.endswith(said)
     assert sum(pauses) <= 2

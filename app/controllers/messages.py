@@ -24,7 +24,7 @@ from app.openapi import Operation
 from app.pages import Page
 from app.payloads import fingerprint_of, parse_append, parse_message_change, parse_restoration
 from app.settings import Settings
-from app.stores import appends, messages
+from app.stores import appends, deletions, messages
 from app.stores.appends import Append, refuse_reserved_ids
 from app.stores.messages import MessagePatch
 from app.wire.messages import (
@@ -149,7 +149,7 @@ class MessageController(Controller):
         expected = read_if_match(request)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
-            version = await messages.truncate_messages(
+            version = await deletions.truncate_messages(
                 connection, caller.owner.id, parsed_id, truncation.from_seq, expected
             )
         return answer(version, headers=_headers(version))
@@ -185,7 +185,7 @@ class MessageController(Controller):
         restoration = await read_body(request, parse_restoration)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
-            version = await messages.restore_messages(
+            version = await deletions.restore_messages(
                 connection, caller.owner.id, parsed_id, restoration.revision, settings.restore_days
             )
         return answer(version, headers=_headers(version))
@@ -219,7 +219,7 @@ class MessageController(Controller):
                 headers=("If-Match",),
                 answers={200: Message},
                 answer_headers=("ETag",),
-                errors=(errors.NotFound, errors.PreconditionFailed),
+                errors=(errors.NotFound, errors.ReplyInProgress, errors.PreconditionFailed),
             )
         },
     )
@@ -276,5 +276,5 @@ class MessageController(Controller):
         expected = read_if_match(request)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
-            version = await messages.delete_message(connection, caller.owner.id, parsed_id, message_id, expected)
+            version = await deletions.delete_message(connection, caller.owner.id, parsed_id, message_id, expected)
         return answer(version, headers=_headers(version))

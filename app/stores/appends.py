@@ -110,11 +110,22 @@ async def append_messages(
                 return Appended(messages=messages, last_seq=made.last_seq, revision=made.revision), False
         except asyncpg.UniqueViolationError:
             pass  # a key or client id came in between, or stands there under another key
-        if replayed := await _replay(connection, owner_id, conversation_id, append, ids):
-            # Read behind the messages, else it could be older than they are.
-            version = await _version(connection, owner_id, conversation_id)
-            return Appended(messages=replayed, last_seq=version.last_seq, revision=version.revision), True
+        if replayed := await find_replay(connection, owner_id, conversation_id, append):
+            return replayed, True
     raise Unavailable
+
+
+async def find_replay(connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append) -> Appended | None:
+    """What an earlier append made of which this one is a replay; None: nothing of it is stored.
+
+    Raises NotFound, PreconditionFailed, IdempotencyKeyReused, ClientIdReused.
+    """
+    messages = await _replay(connection, owner_id, conversation_id, append, MessageIds(conversation_id))
+    if messages is None:
+        return None
+    # Read behind the messages, else it could be older than they are.
+    version = await _version(connection, owner_id, conversation_id)
+    return Appended(messages=messages, last_seq=version.last_seq, revision=version.revision)
 
 
 async def _write(connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append) -> _Made | None:

@@ -1,4 +1,4 @@
-"""Messages: found, listed, changed, deleted, restored. How they come in is in `appends`."""
+"""Messages: found, listed, changed. How they come in is in `appends`, how they go in `deletions`."""
 
 from datetime import datetime
 from uuid import UUID
@@ -6,12 +6,12 @@ from uuid import UUID
 from msgspec import UNSET, Raw, Struct
 
 from app.context import Entry
-from app.errors import NotFound
+from app.errors import NotFound, ReplyInProgress
 from app.headers import Expected
 from app.identifiers import LAST_SEQ_LIMIT, MessageIds, is_key
 from app.pages import PAGE_LIMIT_BYTES, Page
 from app.payloads import check_content, count_tokens, measure_payloads
-from app.queries import BULK_SECONDS, Conn, NoRow, Query
+from app.queries import Conn, NoRow, Query
 from app.stores.conversations import lock_conversation
 from app.wire.messages import DEFAULT_STATUS, Message, MessageChange, MessageListing, Role, Status, Version
 
@@ -45,14 +45,28 @@ class _Seq(Struct, frozen=True):
     seq: int
 
 
+class _LiveReply(Struct, frozen=True):
+    is_live: bool
+
+
+class MessageContent(Struct, kw_only=True, frozen=True):
+    """What a model has made of a message."""
+
+    content: bytes | None
+    tool_calls: bytes | None
+    usage: bytes | None
+    model: str | None
+    """None: as it was."""
+    status: Status
+
+
 _GET_VERSION = Query("get_version", Version)
 _GET = Query("get_message", _Row)
 _FIND_SEQ = Query("find_message_seq", _Seq)
 _LIST = Query("list_messages", _ListRow)
 _LIST_DESCENDING = Query("list_messages_descending", _ListRow)
 _UPDATE = Query("update_message", NoRow)
-_DELETE = Query("delete_messages", Version, BULK_SECONDS)
-_RESTORE = Query("restore_messages", Version, BULK_SECONDS)
+_FIND_LIVE_REPLY = Query("find_live_reply", _LiveReply)
 
 
 def _message(row: _Row, ids: MessageIds) -> Message:
@@ -110,11 +124,17 @@ async def list_entries(
 async def get_message(connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str) -> Message:
     """The message with this id or client id. Raises NotFound."""
     ids = MessageIds(conversation_id)
-    seq = await _seq_of(connection, owner_id, conversation_id, message_id)
+    seq = await find_seq(connection, owner_id, conversation_id, message_id)
     return _message(await _get(connection, owner_id, conversation_id, seq), ids)
 
 
-async def _seq_of(connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str) -> int:
+async def get_message_at(connection: Conn, owner_id: UUID, conversation_id: UUID, seq: int) -> Message:
+    """The message with this seq. Raises NotFound."""
+    return _message(await _get(connection, owner_id, conversation_id, seq), MessageIds(conversation_id))
+
+
+async def find_seq(connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str) -> int:
+    """The seq of a message by its id or client id; whether it is there is not looked at. Raises NotFound."""
     seq = MessageIds(conversation_id).seq(message_id)
     if seq is not None:
         return seq
@@ -157,7 +177,7 @@ async def update_message(
     """
     change, ids = patch.change, MessageIds(conversation_id)
     async with lock_conversation(connection, owner_id, conversation_id, expected) as version:
-        seq = await _seq_of(connection, owner_id, conversation_id, message_id)
+        seq = await find_seq(connection, owner_id, conversation_id, message_id)
         row = await _get(connection, owner_id, conversation_id, seq)
         if not patch.payloads and change.tool_call_id is UNSET and change.status is UNSET:
             return _message(row, ids), version
@@ -166,7 +186,8 @@ async def update_message(
         payloads = stored | patch.payloads
         check_content(payloads)
         body_bytes = measure_payloads(payloads, patch.limit_bytes)
-        old_tokens, new_tokens = count_tokens(stored["usage"]), count_tokens(payloads["usage"])
+        if row.status == "in_progress":
+            await _refuse_live_reply(connection, owner_id, conversation_id, seq)
         await _UPDATE.execute(
             connection,
             owner_id=owner_id,
@@ -177,69 +198,43 @@ async def update_message(
             tool_call_id=row.tool_call_id if change.tool_call_id is UNSET else change.tool_call_id,
             function_calls=payloads["function_calls"],
             metadata=payloads["metadata"],
+            model=row.model,
             usage=payloads["usage"],
             status=row.status if change.status is UNSET else change.status or DEFAULT_STATUS,
             body_bytes=body_bytes,
-            input_tokens=new_tokens[0] - old_tokens[0],
-            output_tokens=new_tokens[1] - old_tokens[1],
+            **_tokens_gained(stored["usage"], payloads["usage"]),
         )
         changed = await _get(connection, owner_id, conversation_id, seq)
         return _message(changed, ids), Version(version.last_seq, changed.revision)
 
 
-async def delete_message(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, message_id: str, expected: Expected | None
-) -> Version:
-    """Hides one message; the version after. Raises NotFound and PreconditionFailed."""
-    async with lock_conversation(connection, owner_id, conversation_id, expected) as version:
-        seq = await _seq_of(connection, owner_id, conversation_id, message_id)
-        deleted = await _delete(connection, owner_id, conversation_id, seq, seq, version)
-        if deleted is None:
-            raise NotFound
-        return deleted
+async def _refuse_live_reply(connection: Conn, owner_id: UUID, conversation_id: UUID, seq: int) -> None:
+    if await _FIND_LIVE_REPLY.fetch_one(connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq):
+        raise ReplyInProgress(str(conversation_id), MessageIds(conversation_id).of(seq))
 
 
-async def truncate_messages(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, from_seq: int, expected: Expected | None
-) -> Version:
-    """Hides the messages from a seq on; the version after, the same as before where there was nothing to hide.
-
-    Raises NotFound and PreconditionFailed.
-    """
-    async with lock_conversation(connection, owner_id, conversation_id, expected) as version:
-        through_seq = version.last_seq
-        return await _delete(connection, owner_id, conversation_id, from_seq, through_seq, version) or version
+def _tokens_gained(old_usage: bytes | None, new_usage: bytes | None) -> dict[str, int]:
+    old_tokens, new_tokens = count_tokens(old_usage), count_tokens(new_usage)
+    return {"input_tokens": new_tokens[0] - old_tokens[0], "output_tokens": new_tokens[1] - old_tokens[1]}
 
 
-async def _delete(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, from_seq: int, through_seq: int, version: Version
-) -> Version | None:
-    return await _DELETE.fetch_one(
+async def replace_content(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, seq: int, made: MessageContent
+) -> None:
+    """Gives a reply what the model has made. The conversation is locked; the message may be deleted."""
+    await _UPDATE.execute(
         connection,
         owner_id=owner_id,
         conversation_id=conversation_id,
-        from_seq=from_seq,
-        through_seq=through_seq,
-        revision=version.revision + 1,
+        seq=seq,
+        content=made.content,
+        tool_calls=made.tool_calls,
+        tool_call_id=None,
+        function_calls=None,
+        metadata=None,
+        model=made.model,
+        usage=made.usage,
+        status=made.status,
+        body_bytes=sum(len(payload) for payload in (made.content, made.tool_calls, made.usage) if payload),
+        **_tokens_gained(None, made.usage),
     )
-
-
-async def restore_messages(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, revision: int, restore_days: int
-) -> Version:
-    """Brings back what the call hid that answered this revision; the version after.
-
-    Raises NotFound: no such conversation, nothing hidden by such a call, or past the window.
-    """
-    async with lock_conversation(connection, owner_id, conversation_id) as version:
-        restored = await _RESTORE.fetch_one(
-            connection,
-            owner_id=owner_id,
-            conversation_id=conversation_id,
-            deleted_revision=revision,
-            revision=version.revision + 1,
-            restore_days=restore_days,
-        )
-        if restored is None:
-            raise NotFound
-        return restored

@@ -1,0 +1,236 @@
+"""Who follows which conversations: one statement at a time looks at the heads of all of them.
+
+No connection is held for a follower, and nothing is written for one: what was written in this process wakes its
+followers at once, what others wrote is seen when the heads are looked at next.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from msgspec import Struct
+
+from app.auth import Caller, Token
+from app.database import Database
+from app.errors import Unavailable
+from app.logs import cause_of
+from app.settings import Settings
+from app.stores.heads import TOLD_LIMIT, ChangedConversation, FollowedHead, list_changed_conversations, list_heads
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+TICK_SECONDS = 0.25
+"""How often the heads of growing replies are looked at."""
+
+_CREDENTIAL_SECONDS = 4.0
+_logger = logging.getLogger("verbatim.heads")
+
+
+class Told(Struct, frozen=True):
+    """How a conversation stood when its owner's followers were told of it."""
+
+    last_seq: int
+    revision: int
+    told_at: datetime
+
+
+class Follower:
+    """One stream that follows a conversation, or all of an owner's."""
+
+    def __init__(self, token: Token, *, is_eager: bool = False) -> None:
+        self.token = token
+        self.is_eager = is_eager
+        """Whether it follows a reply that another replica may be making."""
+        self.is_over = False
+        """Whether it should go and come back: this process stops, or its credentials are no good any more."""
+        self.told: dict[UUID, Told] = {}
+        """For an owner's follower: what changed since it looked last."""
+        self.has_missed = False
+        """For an owner's follower: more changed than can be told."""
+        self._moved = asyncio.Event()
+
+    def wake(self) -> None:
+        """Has it look."""
+        self._moved.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether there may be something new; False: nothing for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._moved.wait()
+        is_moved = self._moved.is_set()
+        self._moved.clear()
+        return is_moved
+
+
+class _Watch:
+    """What is followed, by whom, and how it was found last."""
+
+    def __init__(self) -> None:
+        self.followers: set[Follower] = set()
+        self.head: FollowedHead | None = None
+        self.seen: dict[UUID, tuple[int, int]] = {}
+
+    def wake(self) -> None:
+        for follower in self.followers:
+            follower.wake()
+
+
+class Heads:
+    """All followers of this process."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        is_good: Callable[[Token], Awaitable[bool]],
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._database, self._settings = database, settings
+        self._is_good, self._is_draining = is_good, is_draining
+        self._conversations: dict[tuple[UUID, UUID], _Watch] = {}
+        self._owners: dict[UUID, _Watch] = {}
+        self._due_owners: set[UUID] = set()
+        self._kick = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        database.listen(self._on_written)
+
+    async def close(self) -> None:
+        """Looks no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    @contextmanager
+    def follow(self, caller: Caller, conversation_id: UUID, *, is_eager: bool = False) -> Iterator[Follower]:
+        """Follows a conversation of the caller while the block runs."""
+        key = (caller.owner.id, conversation_id)
+        with self._following(self._conversations, key, Follower(caller.token, is_eager=is_eager)) as follower:
+            yield follower
+
+    @contextmanager
+    def follow_owner(self, caller: Caller) -> Iterator[Follower]:
+        """Follows all conversations of the caller while the block runs."""
+        with self._following(self._owners, caller.owner.id, Follower(caller.token)) as follower:
+            yield follower
+
+    @contextmanager
+    def _following(self, watches: dict[KeyT, _Watch], key: KeyT, follower: Follower) -> Iterator[Follower]:
+        watch = watches.setdefault(key, _Watch())
+        watch.followers.add(follower)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        try:
+            yield follower
+        finally:
+            watch.followers.discard(follower)
+            if not watch.followers:
+                watches.pop(key, None)
+
+    def wake(self, owner_id: UUID, conversation_id: UUID) -> None:
+        """Has the followers of a conversation look at it at once."""
+        if watch := self._conversations.get((owner_id, conversation_id)):
+            watch.wake()
+        if owner_id in self._owners:
+            self._due_owners.add(owner_id)
+            self._kick.set()
+
+    def _on_written(self, lane: Hashable) -> None:
+        match lane:
+            case (UUID() as owner_id, UUID() as conversation_id):
+                self.wake(owner_id, conversation_id)
+            case (UUID() as owner_id, str()):  # by key
+                self.wake(owner_id, owner_id)
+
+    async def _run(self) -> None:
+        """Looks as long as there is a follower."""
+        loop = asyncio.get_running_loop()
+        next_look_at = loop.time()
+        next_check_at = loop.time() + _CREDENTIAL_SECONDS
+        while self._conversations or self._owners:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._kick.wait()
+            self._kick.clear()
+            if self._is_draining():
+                self._end_all()
+            is_full = loop.time() >= next_look_at
+            if is_full:
+                next_look_at = loop.time() + self._settings.follow_seconds
+            try:
+                await self._look(is_full=is_full)
+                if loop.time() >= next_check_at:
+                    next_check_at = loop.time() + _CREDENTIAL_SECONDS
+                    await self._check_credentials()
+            except Unavailable:
+                continue  # the database has its own line in the log
+            except Exception as error:  # noqa: BLE001  # the followers of everybody hang on it
+                _logger.error("broken", extra={"fields": cause_of(error)})  # noqa: TRY400  # no traceback: it ends in its words
+                await asyncio.sleep(self._settings.follow_seconds)
+
+    def _end_all(self) -> None:
+        for watch in [*self._conversations.values(), *self._owners.values()]:
+            for follower in watch.followers:
+                follower.is_over = True
+            watch.wake()
+
+    async def _look(self, *, is_full: bool) -> None:
+        conversations = [
+            key
+            for key, watch in self._conversations.items()
+            if is_full or any(follower.is_eager for follower in watch.followers)
+        ]
+        owners = [owner_id for owner_id in self._owners if is_full or owner_id in self._due_owners]
+        self._due_owners.clear()
+        if not conversations and not owners:
+            return
+        async with self._database.connection() as connection:
+            heads = await list_heads(connection, conversations) if conversations else []
+            changed = await list_changed_conversations(connection, owners) if owners else []
+        self._compare_heads(conversations, heads)
+        self._tell_owners(owners, changed)
+
+    def _compare_heads(self, conversations: list[tuple[UUID, UUID]], heads: list[FollowedHead]) -> None:
+        found = {(head.owner_id, head.conversation_id): head for head in heads}
+        for key in conversations:
+            watch = self._conversations.get(key)
+            if watch is not None and watch.head != found.get(key):
+                watch.head = found.get(key)
+                watch.wake()
+
+    def _tell_owners(self, owners: list[UUID], changed: list[ChangedConversation]) -> None:
+        rows_of: dict[UUID, list[ChangedConversation]] = {owner_id: [] for owner_id in owners}
+        for row in changed:
+            rows_of[row.owner_id].append(row)
+        for owner_id, rows in rows_of.items():
+            watch = self._owners.get(owner_id)
+            if watch is None:
+                continue
+            seen = {row.id: (row.last_seq, row.revision) for row in rows}
+            for follower in watch.followers:
+                follower.has_missed |= len(rows) >= TOLD_LIMIT
+                for row in rows:
+                    if watch.seen.get(row.id) != seen[row.id]:
+                        follower.told[row.id] = Told(row.last_seq, row.revision, row.told_at)
+                if follower.told or follower.has_missed:
+                    follower.wake()
+            watch.seen = seen
+
+    async def _check_credentials(self) -> None:
+        followers = [
+            follower
+            for watch in [*self._conversations.values(), *self._owners.values()]
+            for follower in watch.followers
+        ]
+        verdicts = {}
+        for follower in followers:
+            text = follower.token.text
+            if text not in verdicts:
+                verdicts[text] = await self._is_good(follower.token)
+            if not verdicts[text]:
+                follower.is_over = True
+                follower.wake()

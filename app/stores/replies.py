@@ -1,0 +1,244 @@
+"""Replies: begun with what was asked, kept as they grow, ended once, whoever ends them."""
+
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from msgspec import Raw, Struct
+
+from app.errors import NotFound, ReplyInProgress
+from app.identifiers import MessageIds
+from app.payloads import IncomingMessage, fingerprint_of
+from app.queries import Conn, NoRow, Query
+from app.stores.appends import Append, append_messages, find_replay
+from app.stores.conversations import lock_conversation
+from app.stores.messages import MessageContent, get_message_at, replace_content
+from app.wire.messages import Appended, Message, Status, Version
+from app.wire.replies import Reason
+
+
+class ReplyId(Struct, frozen=True):
+    """Which reply: its message's place."""
+
+    owner_id: UUID
+    conversation_id: UUID
+    seq: int
+
+
+class Ending(Struct, frozen=True):
+    """How a reply ends; `text` None: with the text that was kept."""
+
+    reason: Reason
+    text: str | None = None
+    tool_calls: bytes | None = None
+    usage: bytes | None = None
+    model: str | None = None
+
+
+class Chunk(Struct, frozen=True):
+    """A piece of a live reply's text."""
+
+    from_char: int
+    text: str
+
+
+class _Live(Struct, frozen=True):
+    seq: int
+    is_lapsed: bool
+
+
+class _Chunk(Struct, frozen=True):
+    from_char: int
+    text: Raw
+
+
+class _Seq(Struct, frozen=True):
+    seq: int
+
+
+class _State(Struct, frozen=True):
+    seq: int
+    ended_at: datetime | None
+    reason: Reason | None
+
+
+_CREATE = Query("create_reply", NoRow)
+_GET = Query("get_reply", _State)
+_GET_LIVE = Query("get_live_reply", _Live)
+_GET_VERSION = Query("get_version", Version)
+_LIST_CHUNKS = Query("list_reply_chunks", _Chunk)
+_RENEW = Query("renew_reply", _Seq)
+_APPEND_CHUNK = Query("append_reply_chunk", _Seq)
+_END = Query("end_reply", _Seq)
+_DELETE_CHUNKS = Query("delete_reply_chunks", NoRow)
+_LIST_LAPSED = Query("list_lapsed_replies", ReplyId)
+
+_STATUSES: dict[Reason, Status] = {
+    "stop": "completed",
+    "tool_calls": "completed",
+    "length": "incomplete",
+    "filter": "incomplete",
+    "timeout": "incomplete",
+    "lost": "incomplete",
+    "cancelled": "cancelled",
+}
+_EMPTY_TEXT = b'""'
+_PLACEHOLDER_PRINT = fingerprint_of(b"reply")
+
+
+def _placeholder(model: str) -> IncomingMessage:
+    """The reply as it is appended: a message that says nothing yet."""
+    return IncomingMessage(
+        role="assistant",
+        status="in_progress",
+        client_id=None,
+        tool_call_id=None,
+        name=None,
+        model=model,
+        content=_EMPTY_TEXT,
+        tool_calls=None,
+        audio_files=None,
+        function_calls=None,
+        usage=None,
+        metadata=None,
+        body_bytes=len(_EMPTY_TEXT),
+        fingerprint=_PLACEHOLDER_PRINT,
+        pointer="",
+    )
+
+
+async def begin_reply(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, asked: Append, model: str, lease_seconds: float
+) -> tuple[Appended, bool]:
+    """What was appended, the reply last, and whether it is a replay: then its reply was begun before.
+
+    Raises what append_messages raises, and ReplyInProgress.
+    """
+    append = replace(asked, messages=[*asked.messages, _placeholder(model)])
+    async with lock_conversation(connection, owner_id, conversation_id):
+        replayed = await find_replay(connection, owner_id, conversation_id, append)
+        if replayed is not None:
+            return replayed, True
+        await _end_dead_reply(connection, owner_id, conversation_id, lease_seconds)
+        now = replace(append, expected=None)  # it has been compared; an end has moved it since
+        appended, _ = await append_messages(connection, owner_id, conversation_id, now)
+        seq = appended.messages[-1].seq
+        await _CREATE.execute(connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq)
+        return appended, False
+
+
+async def _end_dead_reply(connection: Conn, owner_id: UUID, conversation_id: UUID, lease_seconds: float) -> None:
+    """Makes way for another reply where the replica of the last one is gone. Raises ReplyInProgress."""
+    live = await _get_live(connection, owner_id, conversation_id, lease_seconds)
+    if live is None:
+        return
+    if not live.is_lapsed:
+        raise ReplyInProgress(str(conversation_id), MessageIds(conversation_id).of(live.seq))
+    await _end(connection, ReplyId(owner_id, conversation_id, live.seq), Ending("lost"), None)
+
+
+async def _get_live(connection: Conn, owner_id: UUID, conversation_id: UUID, lease_seconds: float = 0) -> _Live | None:
+    return await _GET_LIVE.fetch_one(
+        connection, owner_id=owner_id, conversation_id=conversation_id, lease_seconds=lease_seconds
+    )
+
+
+async def end_live_reply(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, from_seq: int, through_seq: int
+) -> Version | None:
+    """Cancels the live reply if it is one of these messages; the version then. The conversation is locked."""
+    live = await _get_live(connection, owner_id, conversation_id)
+    if live is None or not from_seq <= live.seq <= through_seq:
+        return None
+    await _end(connection, ReplyId(owner_id, conversation_id, live.seq), Ending("cancelled"), None)
+    return await _GET_VERSION.fetch_one(connection, owner_id=owner_id, id=conversation_id)
+
+
+async def get_reply(connection: Conn, reply_id: ReplyId) -> tuple[Message, Reason | None, Version]:
+    """The reply's message, why it ended (None: it is being made), and the conversation's version. Raises NotFound."""
+    state = await _GET.fetch_one(connection, **_key(reply_id))
+    if state is None:
+        raise NotFound
+    version = await _GET_VERSION.fetch_one(connection, owner_id=reply_id.owner_id, id=reply_id.conversation_id)
+    if version is None:
+        raise NotFound
+    # Behind its state: what has ended has its content.
+    message = await get_message_at(connection, reply_id.owner_id, reply_id.conversation_id, reply_id.seq)
+    return message, state.reason, version
+
+
+async def list_reply_chunks(connection: Conn, reply_id: ReplyId, from_char: int) -> list[Chunk]:
+    """The text that is kept behind so many code points of it."""
+    rows = await _LIST_CHUNKS.fetch(connection, **_key(reply_id), from_char=from_char)
+    chunks = [Chunk(row.from_char, msgspec.json.decode(row.text, type=str)) for row in rows]
+    return [
+        Chunk(max(chunk.from_char, from_char), chunk.text[max(0, from_char - chunk.from_char) :])
+        for chunk in chunks
+        if chunk.from_char + len(chunk.text) > from_char
+    ]
+
+
+async def keep_reply(connection: Conn, reply_id: ReplyId, chunk: Chunk | None) -> bool:
+    """Keeps a chunk, or only the lease; False: the reply has ended, or nobody wants it any more."""
+    if chunk is None:
+        return await _RENEW.fetch_one(connection, **_key(reply_id)) is not None
+    kept = await _APPEND_CHUNK.fetch_one(
+        connection,
+        **_key(reply_id),
+        from_char=chunk.from_char,
+        through_char=chunk.from_char + len(chunk.text),
+        text=msgspec.json.encode(chunk.text),
+    )
+    return kept is not None
+
+
+async def end_reply(connection: Conn, reply_id: ReplyId, ending: Ending, lapsed_seconds: float | None = None) -> bool:
+    """Ends a live reply: its text becomes the message's content. False: it had ended before.
+
+    With `lapsed_seconds` only one that was not renewed for so long.
+    """
+    try:
+        async with lock_conversation(connection, reply_id.owner_id, reply_id.conversation_id, is_deleted=True):
+            return await _end(connection, reply_id, ending, lapsed_seconds)
+    except NotFound:
+        return False  # purged
+
+
+async def _end(connection: Conn, reply_id: ReplyId, ending: Ending, lapsed_seconds: float | None) -> bool:
+    ended = await _END.fetch_one(connection, **_key(reply_id), reason=ending.reason, lease_seconds=lapsed_seconds)
+    if ended is None:
+        return False
+    text = ending.text
+    if text is None:
+        text = "".join(chunk.text for chunk in await list_reply_chunks(connection, reply_id, 0))
+    content = msgspec.json.encode(text) if text or not ending.tool_calls else None
+    await replace_content(
+        connection,
+        reply_id.owner_id,
+        reply_id.conversation_id,
+        reply_id.seq,
+        MessageContent(
+            content=content,
+            tool_calls=ending.tool_calls,
+            usage=ending.usage,
+            model=ending.model,
+            status=_STATUSES.get(ending.reason, "failed"),
+        ),
+    )
+    await _DELETE_CHUNKS.execute(connection, **_key(reply_id))
+    return True
+
+
+async def end_lapsed_replies(connection: Conn, lease_seconds: float, batch_size: int) -> list[ReplyId]:
+    """Ends the replies that no replica has renewed within the lease; those it has ended."""
+    lapsed = await _LIST_LAPSED.fetch(connection, lease_seconds=lease_seconds, batch_size=batch_size)
+    return [reply_id for reply_id in lapsed if await end_reply(connection, reply_id, Ending("lost"), lease_seconds)]
+
+
+def _key(reply_id: ReplyId) -> dict[str, object]:
+    return {
+        "owner_id": reply_id.owner_id,
+        "conversation_id": reply_id.conversation_id,
+        "seq": reply_id.seq,
+    }

@@ -1,0 +1,42 @@
+"""Event streams: each looks when it is woken, says what is new, and now and then that it is there."""
+
+from asyncio import get_running_loop
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractContextManager
+
+from app import sse
+from app.errors import Unavailable
+from app.heads import Follower
+
+_RETRY_SECONDS = 1.0
+
+Look = Callable[[], Awaitable[tuple[list[bytes], bool]]]
+"""What is new, and whether it is the last; asked again at once until nothing is."""
+
+
+async def stream_events(
+    following: AbstractContextManager[Follower], look: Callable[[Follower], Look], heartbeat_seconds: float
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream, until its last event, or until it should be taken up again elsewhere."""
+    time = get_running_loop().time
+    with following as follower:
+        look_now = look(follower)
+        sent_at = time()
+        while not follower.is_over:
+            wait_seconds = sent_at + heartbeat_seconds - time()
+            try:
+                events, is_last = await look_now()
+            except Unavailable:
+                events, is_last, wait_seconds = [], False, min(wait_seconds, _RETRY_SECONDS)
+            for event in events:
+                yield event
+                sent_at = time()
+            if is_last:
+                return
+            if events:
+                continue
+            await follower.wait(wait_seconds)
+            if time() >= sent_at + heartbeat_seconds:
+                yield sse.HEARTBEAT
+                sent_at = time()
+        yield sse.RETRY

@@ -1,0 +1,296 @@
+"""Replies in the making: each belongs to this process, and to no request.
+
+What a reader is given of a growing text is committed before: a reader and the database never disagree.
+"""
+
+import asyncio
+import logging
+from contextlib import aclosing, suppress
+from uuid import UUID
+
+import msgspec
+from msgspec import Raw, Struct
+
+from app.auth import Caller
+from app.database import Database
+from app.errors import ContextExceeded, ModelFailed, ModelRefused, ModelUnavailable, Unavailable
+from app.heads import Heads
+from app.logs import cause_of
+from app.model import Finish, Model, ModelRequest, TextDelta
+from app.settings import Settings
+from app.stores.appends import Append
+from app.stores.contexts import get_context
+from app.stores.replies import (
+    Chunk,
+    Ending,
+    ReplyId,
+    begin_reply,
+    end_lapsed_replies,
+    end_reply,
+    get_reply,
+    keep_reply,
+)
+from app.wire.context import ContextQuery
+from app.wire.messages import Appended, Message, Version
+from app.wire.replies import Reason
+
+_RENEWALS = 5
+"""How often a lease is renewed in its time."""
+
+_BATCH_SIZE = 100
+_BYTES_OF_A_TOKEN = 4  # as a context estimates them
+_RETRY_SECONDS = 0.5
+_CLOSE_SECONDS = 5.0
+_FAILURES: dict[type[Exception], Reason] = {
+    ModelUnavailable: "model-unavailable",
+    ModelFailed: "model-failed",
+    ModelRefused: "model-refused",
+    ContextExceeded: "context-exceeded",
+    TimeoutError: "timeout",
+}
+_logger = logging.getLogger("verbatim.writers")
+
+
+class Asked(Struct, kw_only=True, frozen=True):
+    """What the model is asked beyond the conversation."""
+
+    instructions: str | None = None
+    tools: Raw | None = None
+    tool_choice: Raw | None = None
+    max_output_tokens: int | None = None
+
+
+class Writers:
+    """The replies that this process makes, and its share in ending those that nobody makes any more."""
+
+    def __init__(self, database: Database, model: Model, heads: Heads, settings: Settings) -> None:
+        self._database, self._model, self._heads, self._settings = database, model, heads, settings
+        self._writers: dict[ReplyId, _Writer] = {}
+        self._sweep: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begins to look for replies that were left."""
+        self._sweep = asyncio.create_task(self._end_lapsed())
+
+    async def close(self) -> None:
+        """Gives the replies a moment to end, then ends them as they are."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            await asyncio.wait({self._sweep})
+        for seconds in (_CLOSE_SECONDS, _CLOSE_SECONDS):
+            if tasks := {writer.task for writer in self._writers.values()}:
+                await asyncio.wait(tasks, timeout=seconds)
+            for writer in self._writers.values():
+                writer.stop()
+        for writer in self._writers.values():
+            writer.task.cancel()
+
+    async def begin(
+        self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked
+    ) -> tuple[Appended, ReplyId, bool]:
+        """What was appended, the reply, and whether it is a replay; goes on when the request does not.
+
+        Raises what begin_reply raises, and Unavailable: too many replies are made here.
+        """
+        if len(self._writers) >= self._settings.reply_limit:
+            raise Unavailable
+        return await asyncio.shield(asyncio.create_task(self._begin(owner_id, conversation_id, append, asked)))
+
+    async def _begin(
+        self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked
+    ) -> tuple[Appended, ReplyId, bool]:
+        async with self._database.connection(lane=(owner_id, conversation_id)) as connection:
+            appended, is_replay = await begin_reply(
+                connection, owner_id, conversation_id, append, self._model.name, self._settings.reply_lease_seconds
+            )
+        reply_id = ReplyId(owner_id, conversation_id, appended.messages[-1].seq)
+        if not is_replay:
+            writer = _Writer(self._database, self._model, self._settings, reply_id, asked)
+            self._writers[reply_id] = writer
+            writer.task.add_done_callback(lambda _task: self._writers.pop(reply_id, None))
+        return appended, reply_id, is_replay
+
+    async def wait(self, caller: Caller, reply_id: ReplyId) -> tuple[Message, Reason | None, Version]:
+        """The reply as it has ended, wherever it is made. Raises NotFound: it was deleted meanwhile."""
+        with self._heads.follow(caller, reply_id.conversation_id) as follower:
+            while True:
+                if writer := self._writers.get(reply_id):
+                    await asyncio.wait({writer.task})
+                with suppress(Unavailable):
+                    async with self._database.connection() as connection:
+                        message, reason, version = await get_reply(connection, reply_id)
+                    if reason is not None:
+                        return message, reason, version
+                await follower.wait(self._settings.follow_seconds)
+
+    def stop(self, reply_id: ReplyId) -> None:
+        """Stops asking the model, when it is this process that does."""
+        if writer := self._writers.get(reply_id):
+            writer.stop()
+
+    async def _end_lapsed(self) -> None:
+        lease_seconds = self._settings.reply_lease_seconds
+        while True:
+            await asyncio.sleep(lease_seconds / _RENEWALS)
+            try:
+                async with self._database.connection() as connection:
+                    ended = await end_lapsed_replies(connection, lease_seconds, _BATCH_SIZE)
+            except Unavailable:
+                continue
+            except Exception as error:  # noqa: BLE001  # it goes on for the others
+                _log_broken(error)
+                continue
+            for reply_id in ended:
+                self._heads.wake(reply_id.owner_id, reply_id.conversation_id)
+
+
+class _Writer:
+    """Makes one reply: asks the model, and keeps what it says while it says it."""
+
+    def __init__(self, database: Database, model: Model, settings: Settings, reply_id: ReplyId, asked: Asked) -> None:
+        self._database, self._model, self._settings = database, model, settings
+        self._reply_id, self._asked = reply_id, asked
+        self._text: list[str] = []
+        self._fresh: list[str] = []
+        self._fresh_bytes = self._text_bytes = self._kept_chars = 0
+        self._chunk: Chunk | None = None  # on its way; the very same is sent until it is known to have arrived
+        self._has_fresh, self._is_full = asyncio.Event(), asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+        self.task = asyncio.create_task(self._run())
+
+    def stop(self) -> None:
+        """Listens to the model no more."""
+        self._reading.cancel()
+
+    async def _run(self) -> None:
+        if await self._keep():
+            ending = await self._ending()
+        else:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+            ending = Ending("cancelled")
+        await self._end(ending)
+
+    async def _read(self) -> Finish:
+        request = await self._request()
+        async with (
+            asyncio.timeout(self._settings.reply_timeout_seconds),
+            aclosing(self._model.stream(request)) as pieces,
+        ):
+            async for piece in pieces:
+                match piece:
+                    case TextDelta(text=text):
+                        self._add(text)
+                        if self._text_bytes > self._settings.message_limit_bytes:
+                            return Finish(reason="length", tool_calls=None, usage=None, model=None)
+                    case Finish():
+                        return piece
+        raise ModelFailed
+
+    def _add(self, text: str) -> None:
+        size = len(text.encode())
+        is_first = not self._text
+        self._text.append(text)
+        self._fresh.append(text)
+        self._text_bytes += size
+        self._fresh_bytes += size
+        self._has_fresh.set()
+        if is_first or self._fresh_bytes >= self._settings.reply_flush_bytes:
+            self._is_full.set()
+
+    async def _request(self) -> ModelRequest:
+        settings, asked = self._settings, self._asked
+        instructions = settings.model_system_prompt if asked.instructions is None else asked.instructions
+        before = [Raw(msgspec.json.encode({"role": "system", "content": instructions}))] if instructions else []
+        spent = sum(len(bytes(raw)) for raw in (*before, asked.tools or b"")) // _BYTES_OF_A_TOKEN
+        async with self._database.connection() as connection:
+            context = await get_context(
+                connection,
+                self._reply_id.owner_id,
+                self._reply_id.conversation_id,
+                ContextQuery(max_tokens=max(1, settings.model_context_tokens - spent), format="openai", complete=True),
+                before_seq=self._reply_id.seq,
+            )
+        if context.through_seq is None and context.cut is not None:
+            raise ContextExceeded
+        return ModelRequest(
+            messages=[*before, *(Raw(msgspec.json.encode(message)) for message in context.messages)],
+            tools=asked.tools,
+            tool_choice=asked.tool_choice,
+            max_output_tokens=asked.max_output_tokens,
+        )
+
+    async def _keep(self) -> bool:
+        """Keeps the text while it grows; False: nobody wants it any more."""
+        loop = asyncio.get_running_loop()
+        renewal_seconds = self._settings.reply_lease_seconds / _RENEWALS
+        kept_at = loop.time()
+        while not self._reading.done():
+            await self._wait(self._has_fresh, kept_at + renewal_seconds)
+            if self._has_fresh.is_set():
+                await self._wait(self._is_full, kept_at + self._settings.reply_flush_seconds)
+            if self._reading.done():
+                break
+            kept_at = loop.time()
+            try:
+                if not await self._keep_chunk():
+                    return False
+            except Unavailable:
+                await asyncio.sleep(_RETRY_SECONDS)  # the text waits here; the lease runs
+        return True
+
+    async def _wait(self, event: asyncio.Event, until: float) -> None:
+        """Until the event, the time, or the end of the reading."""
+        waiting = asyncio.create_task(event.wait())
+        try:
+            seconds = max(0.0, until - asyncio.get_running_loop().time())
+            await asyncio.wait({waiting, self._reading}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+
+    async def _keep_chunk(self) -> bool:
+        if self._chunk is None and self._fresh:
+            self._chunk = Chunk(self._kept_chars, "".join(self._fresh))
+            self._fresh.clear()
+            self._fresh_bytes = 0
+            self._has_fresh.clear()
+            self._is_full.clear()
+        lane = (self._reply_id.owner_id, self._reply_id.conversation_id)
+        async with self._database.connection(lane=lane if self._chunk else None) as connection:
+            is_wanted = await keep_reply(connection, self._reply_id, self._chunk)
+        if self._chunk is not None:
+            self._kept_chars += len(self._chunk.text)
+            self._chunk = None
+        return is_wanted
+
+    async def _ending(self) -> Ending:
+        text = "".join(self._text)
+        try:
+            finish = await self._reading
+        except asyncio.CancelledError:
+            return Ending("lost", "".join(self._text))
+        except Exception as error:  # noqa: BLE001  # each is an end
+            reason = _FAILURES.get(type(error), "internal-error")
+            if reason == "internal-error":
+                _log_broken(error)
+            return Ending(reason, text)
+        return Ending(finish.reason, text, finish.tool_calls, finish.usage, finish.model)
+
+    async def _end(self, ending: Ending) -> None:
+        """Ends the reply, however long the database takes to come back: another replica may do so meanwhile."""
+        lane = (self._reply_id.owner_id, self._reply_id.conversation_id)
+        while True:
+            try:
+                async with self._database.connection(lane=lane) as connection:
+                    await end_reply(connection, self._reply_id, ending)
+            except Unavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception as error:  # noqa: BLE001  # the lease runs out, and the text that is kept stays
+                _log_broken(error)
+                return
+            else:
+                return
+
+
+def _log_broken(error: Exception) -> None:
+    _logger.error("broken", extra={"fields": cause_of(error)})
