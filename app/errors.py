@@ -107,3 +107,19 @@ class Unavailable(DomainError):
     def __init__(self, retry_after_seconds: int = 1) -> None:
         super().__init__()
         self.retry_after_seconds = retry_after_seconds
+
+
+class ModelUnavailable(Unavailable):
+    """The model cannot answer now; try again."""
+
+    def __init__(self, detail: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(retry_after_seconds)
+        self.detail = detail
+
+
+class ModelFailed(DomainError):
+    """The model failed to give a whole answer."""
+
+
+class ModelRefused(DomainError):
+    """The model refuses this conversation."""

@@ -50,9 +50,12 @@ PROBLEMS: dict[type[DomainError], tuple[int, str]] = {
     errors.UnsupportedMediaType: (415, "unsupported-media-type"),
     errors.IdempotencyKeyReused: (422, "idempotency-key-reused"),
     errors.ClientIdReused: (422, "client-id-reused"),
+    errors.ModelRefused: (422, "model-refused"),
     HeadTooLarge: (431, "head-too-large"),
     InternalError: (500, "internal-error"),
+    errors.ModelFailed: (502, "model-failed"),
     errors.Unavailable: (503, "unavailable"),
+    errors.ModelUnavailable: (503, "model-unavailable"),
 }
 
 

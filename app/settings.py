@@ -1,9 +1,11 @@
 """Every setting of the service: one struct, read from the environment here and nowhere else."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -12,6 +14,7 @@ from app.database_url import DatabaseUrl, parse_database_url
 
 PREFIX = "VERBATIM_"
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+_MODEL_URL = re.compile(r"https?://[^\s/?#@\\]+(?:/[^\s?#]*)?")
 _ALGORITHM = r"\s*(?:[RPE]S(?:256|384|512)|EdDSA)\s*"
 
 
@@ -106,6 +109,34 @@ class Settings(Struct, kw_only=True, frozen=True):
         ),
     ] = "RS256,ES256,EdDSA"
     jwt_tenant_claim: Annotated[str, Meta(description="The claim that names the tenant.")] = "tenant"
+    model_base_url: Annotated[
+        str | None,
+        Meta(description="The model server: what stands before `/chat/completions`. Unset: a built-in responder."),
+    ] = None
+    model_name: Annotated[str | None, Meta(description="The model, as its server names it.")] = None
+    model_api_key: Annotated[str | None, Meta(description="The key that the model server wants.")] = None
+    model_api_key_file: Annotated[
+        Path | None, Meta(description="A file that holds it instead, for secrets by file.")
+    ] = None
+    model_timeout_seconds: Annotated[
+        Seconds, Meta(description="The longest silence of the model server, and wait for a connection to it.")
+    ] = 60.0
+    model_stream: Annotated[bool, Meta(description="Asks the model for its answer as it grows.")] = True
+    model_system_prompt: Annotated[
+        str | None, Meta(description="What the model is told first, before the conversation's own words.")
+    ] = None
+    model_context_tokens: Annotated[
+        int, Meta(ge=1, le=10**9, description="The most tokens of a conversation that the model is shown.")
+    ] = 32_000
+    model_max_output_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=10**9)] | None,
+        Meta(description="The most tokens of an answer. Unset: what the model server allows."),
+    ] = None
+
+    def __repr__(self) -> str:
+        """What is set, without any value: some are secret."""
+        changed = [name for name in self.__struct_fields__ if getattr(self, name) != getattr(_DEFAULTS, name)]
+        return f"Settings({', '.join(changed)})"
 
     def parsed_database_url(self) -> DatabaseUrl | None:
         """The database, None for the embedded one. Raises SettingsError."""
@@ -116,13 +147,36 @@ class Settings(Struct, kw_only=True, frozen=True):
         url = self._parse("VERBATIM_MIGRATION_DATABASE_URL", self.migration_database_url)
         return url or self.parsed_database_url()
 
-    def _password(self) -> str | None:
+    def parsed_model_url(self) -> str | None:
+        """The model server's base URL without a slash at its end, None for the built-in responder.
+
+        Raises SettingsError.
+        """
+        if self.model_base_url is None:
+            return None
+        wanted = "must be an http or https URL without credentials, query and fragment"
         try:
-            return self.database_password_file.read_text().rstrip("\n") if self.database_password_file else None
-        except OSError as error:
-            raise SettingsError(f"VERBATIM_DATABASE_PASSWORD_FILE cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SettingsError("VERBATIM_DATABASE_PASSWORD_FILE cannot be read: it is no UTF-8") from None
+            parts = urlsplit(self.model_base_url)
+            if _MODEL_URL.fullmatch(self.model_base_url) and parts.hostname and parts.port != 0:
+                return self.model_base_url.rstrip("/")
+        except ValueError:  # of the port
+            pass
+        raise SettingsError(f"VERBATIM_MODEL_BASE_URL {wanted}")
+
+    def read_model_api_key(self) -> str | None:
+        """The key for the model server. Raises SettingsError."""
+        from_file = _read_secret("VERBATIM_MODEL_API_KEY_FILE", self.model_api_key_file)
+        key, variable = (
+            (self.model_api_key, "VERBATIM_MODEL_API_KEY")
+            if from_file is None
+            else (from_file, "VERBATIM_MODEL_API_KEY_FILE")
+        )
+        if key is not None and not re.fullmatch("[!-~]+", key):
+            raise SettingsError(f"{variable} must hold visible ASCII characters alone")
+        return key
+
+    def _password(self) -> str | None:
+        return _read_secret("VERBATIM_DATABASE_PASSWORD_FILE", self.database_password_file)
 
     def _parse(
         self, name: str, text: str | None, password: str | None = None, *, pooled: bool = False
@@ -135,6 +189,18 @@ class Settings(Struct, kw_only=True, frozen=True):
             )
         except ValueError as error:
             raise SettingsError(f"{name}: {error}") from None
+
+
+_DEFAULTS = Settings()
+
+
+def _read_secret(variable: str, path: Path | None) -> str | None:
+    try:
+        return path.read_text().rstrip("\n") if path else None
+    except OSError as error:
+        raise SettingsError(f"{variable} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable} cannot be read: it is no UTF-8") from None
 
 
 def variable_of(field: str) -> str:
@@ -174,5 +240,17 @@ def _check(settings: Settings) -> None:
         raise SettingsError("VERBATIM_MESSAGE_LIMIT_BYTES must not exceed VERBATIM_BODY_LIMIT_BYTES")
     if settings.body_limit_bytes > settings.body_memory_bytes:
         raise SettingsError("VERBATIM_BODY_LIMIT_BYTES must not exceed VERBATIM_BODY_MEMORY_BYTES")
+    _check_model(settings)
     settings.parsed_migration_url()
     settings.parsed_database_url()
+
+
+def _check_model(settings: Settings) -> None:
+    if (settings.model_base_url is None) != (settings.model_name is None):
+        raise SettingsError("VERBATIM_MODEL_BASE_URL and VERBATIM_MODEL_NAME must be set together")
+    if settings.model_api_key and settings.model_api_key_file:
+        raise SettingsError("only one of VERBATIM_MODEL_API_KEY and VERBATIM_MODEL_API_KEY_FILE can be set")
+    if settings.model_base_url is None and (settings.model_api_key or settings.model_api_key_file):
+        raise SettingsError("VERBATIM_MODEL_API_KEY is of use only with VERBATIM_MODEL_BASE_URL")
+    settings.parsed_model_url()
+    settings.read_model_api_key()
