@@ -31,6 +31,7 @@ ECHO_PIECES = 150
 
 _PASSING = {408, 429, 500, 502, 503, 504, 529}  # 529: overloaded, at some
 _MISCONFIGURED = {401, 402, 403, 404, 405, 407}
+_UNREACHABLE = "the model server cannot be reached"
 _SILENT = "the model server said nothing for too long"
 _logger = logging.getLogger("verbatim.model")
 
@@ -162,12 +163,13 @@ class RemoteModel:
                     async for chunk in chunks:
                         has_come = True
                         yield chunk
-            except httpx.TimeoutException:
-                raise (ModelFailed(_SILENT) if has_come else ModelUnavailable(_SILENT)) from None
+            except httpx.TimeoutException as error:
+                detail = _SILENT if isinstance(error, httpx.ReadTimeout) else _UNREACHABLE
+                raise (ModelFailed(detail) if has_come else ModelUnavailable(detail)) from None
             except httpx.TransportError:
                 if has_come:
                     raise ModelFailed("the model server broke off") from None
-                failure, asked = ModelUnavailable("the model server cannot be reached"), 0.0
+                failure, asked = ModelUnavailable(_UNREACHABLE), 0.0
             except _TurnedAway as error:
                 asked = error.retry_after_seconds or 0
                 failure = ModelUnavailable(f"the model server answered {error.status}", max(1, math.ceil(asked)))

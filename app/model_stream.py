@@ -83,43 +83,37 @@ class EventParser:
     """The data of server-sent events (HTML §9.2.6), cut out of bytes that may be split anywhere."""
 
     def __init__(self) -> None:
-        self._line: list[bytes] = []
+        self._rest: list[bytes] = []  # pieces of a line without an end
+        self._rest_bytes = 0
         self._data: list[bytes] = []
-        self._held_bytes = 0
+        self._data_bytes = 0
         self._was_cr = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The data of each event that these bytes end. Raises ModelFailed for an event beyond MAX_EVENT_BYTES."""
         if self._was_cr:
             chunk = chunk.removeprefix(b"\n")
-            self._was_cr = not chunk
-        if not chunk:
-            return
         self._was_cr = chunk.endswith(b"\r")
-        first, *others = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._hold(self._line, first)
-        for line in others:
-            yield from self._end_line()
-            self._hold(self._line, line)
-
-    def _hold(self, place: list[bytes], piece: bytes) -> None:
-        place.append(piece)
-        self._held_bytes += len(piece)
-        if self._held_bytes > MAX_EVENT_BYTES:
+        *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._rest, lines[0]])
+            self._rest, self._rest_bytes = [], 0
+        yield from self._read_lines(lines)
+        self._rest.append(rest)
+        self._rest_bytes += len(rest)
+        if self._rest_bytes + self._data_bytes > MAX_EVENT_BYTES:
             raise ModelFailed("an event of the model server is too large")
 
-    def _end_line(self) -> Iterator[bytes]:
-        line = b"".join(self._line)
-        self._line.clear()
-        self._held_bytes -= len(line)
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._held_bytes += _LINE_BYTES
-            self._hold(self._data, value.removeprefix(b" "))
-        elif not line:
-            data, self._data, self._held_bytes = b"\n".join(self._data), [], 0
-            if data:
-                yield data
+    def _read_lines(self, lines: list[bytes]) -> Iterator[bytes]:
+        for line in lines:
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                self._data.append(value.removeprefix(b" "))
+                self._data_bytes += len(value) + _LINE_BYTES
+            elif not line and self._data:
+                data, self._data, self._data_bytes = b"\n".join(self._data), [], 0
+                if data:
+                    yield data
 
 
 class _Call:

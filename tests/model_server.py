@@ -35,24 +35,7 @@ from hashlib import sha256
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
-_ALPHABET = [
-    "ada",
-    "bob",
-    "cat",
-    "dot",
-    "elf",
-    "fig",
-    "gem",
-    "hut",
-    "ivy",
-    "jar",
-    "kit",
-    "log",
-    "map",
-    "nut",
-    "oak",
-    "pie",
-]
+_NAMES = ("ada", "bob", "cat", "dot", "elf", "fig", "gem", "hut", "ivy", "jar", "kit", "log", "map", "nut", "oak", "pi")
 
 
 @dataclass(frozen=True)
@@ -120,7 +103,9 @@ def text_steps(
     *texts: str, reason: str = "stop", usage: dict[str, int] | None = None, delay_seconds: float = 0
 ) -> list[Step]:
     """A streamed answer, each text in a delta of its own; without a delay they are sent at once."""
-    pieces = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": text}) for text in texts)]
+    before, after = chunk({"content": "?"}).split(b'"?"')  # a hundred thousand of them are quickly made
+    pieces = [chunk({"role": "assistant", "content": ""})]
+    pieces += [before + json.dumps(text).encode() + after for text in texts]
     end = chunk(finish_reason=reason)
     if usage is not None:
         end += event({"choices": [], "usage": usage})
@@ -162,7 +147,7 @@ def status_steps(status: int, retry_after: object = None, text: str = "no") -> l
 def default_words(content: object, count: int) -> list[str]:
     """The words with which a content is answered when nothing is queued; joined they are the text."""
     seed = sha256(json.dumps(content).encode()).digest()
-    names = [_ALPHABET[(seed[place % 32] + place) % 16] for place in range(count)]
+    names = [_NAMES[(seed[place % 32] + place) % 16] for place in range(count)]
     return [f"{name}{place} " for place, name in enumerate(names)]
 
 
@@ -245,16 +230,11 @@ class ModelServer:
             await asyncio.gather(left, played, return_exceptions=True)
 
     async def _play_steps(self, script: list[Step], writer: StreamWriter) -> bool:
-        has_head = False
+        head: Head | None = None
         for step in script:
-            if isinstance(step, Head) or (isinstance(step, Send) and not has_head):
+            if isinstance(step, Head) or (head is None and isinstance(step, Send)):
                 head = step if isinstance(step, Head) else Head()
-                lines = [
-                    f"HTTP/1.1 {head.status} Scripted",
-                    *(f"{name}: {head.headers[name]}" for name in head.headers),
-                ]
-                writer.write("\r\n".join([*lines, "Transfer-Encoding: chunked", "", ""]).encode())
-                has_head = True
+                writer.write(_render_head(head))
             match step:
                 case Send(data):
                     writer.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -270,13 +250,24 @@ class ModelServer:
                 case Close():
                     return False
             await writer.drain()
-        writer.write(b"0\r\n\r\n")
+        if head and _has_body(head):
+            writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
 
 
+def _has_body(head: Head) -> bool:
+    return head.status not in {204, 304}
+
+
+def _render_head(head: Head) -> bytes:
+    headers = {**head.headers, **({"Transfer-Encoding": "chunked"} if _has_body(head) else {})}
+    lines = [f"HTTP/1.1 {head.status} Scripted", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode()
+
+
 async def _wait_for_end(reader: StreamReader, writer: StreamWriter) -> None:
-    while not reader.at_eof() and not writer.is_closing():
+    while not reader.at_eof() and not writer.is_closing():  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(0.005)  # a read would take the first byte of the next request
 
 

@@ -67,9 +67,9 @@ def configured(url: str, **settings: Any) -> Model:
     return model_of(Settings(model_base_url=url, model_name="gpt-test", **settings))
 
 
-@pytest.fixture
-async def model(server: ModelServer) -> AsyncIterator[Model]:
-    model = configured(server.url, model_timeout_seconds=0.3)
+@pytest.fixture(scope="module")
+async def model(shared_server: ModelServer) -> AsyncIterator[Model]:
+    model = configured(shared_server.url, model_timeout_seconds=0.3)
     yield model
     await model.close()
 
@@ -100,11 +100,13 @@ async def answer(model: Model, request: ModelRequest = HELLO) -> tuple[str, Fini
 async def failure(model: Model) -> tuple[str, DomainError]:
     """What came before it failed, and how."""
     texts = []
-    with pytest.raises(DomainError) as caught:
+    try:
         async for part in model.stream(HELLO):
             assert isinstance(part, TextDelta)
             texts.append(part.text)
-    return "".join(texts), caught.value
+    except DomainError as error:
+        return "".join(texts), error
+    raise AssertionError("it did not fail")
 
 
 def calls(finish: Finish) -> list[tuple[str, str, str]]:
@@ -195,9 +197,8 @@ async def test_the_key_is_sent_and_never_told(
     caplog.set_level(logging.DEBUG)
     settings = Settings(model_base_url=server.url, model_name="gpt-test", model_api_key=SECRET)
     model = model_of(settings)
-    server.answers(
-        *[status_steps(status, text=f"your key {SECRET} and your words: Hello")] * (3 if status == 503 else 1)
-    )
+    script = status_steps(status, text=f"your key {SECRET} and your words: Hello")
+    server.answers(*[script] * (3 if status == 503 else 1))
     _, error = await failure(model)
     await model.close()
     assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {SECRET}"}
@@ -324,6 +325,9 @@ def test_reasons_to_finish(given_reason: str, reason: str) -> None:
     assert read(json.dumps(completion("a", reason=given_reason)).encode())[1].reason == reason
 
 
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+
+
 @pytest.mark.parametrize(
     ("delta", "text"),
     [
@@ -332,15 +336,7 @@ def test_reasons_to_finish(given_reason: str, reason: str) -> None:
         ({"content": ""}, ""),
         ({"content": None, "refusal": "I will not."}, "I will not."),
         ({"content": None, "reasoning_content": "Hm."}, ""),
-        (
-            {
-                "content": [
-                    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]},
-                    {"type": "text", "text": "a"},
-                ]
-            },
-            "a",
-        ),
+        ({"content": [THOUGHT, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
     ],
 )
 def test_what_counts_as_text(delta: dict[str, object], text: str) -> None:
@@ -349,13 +345,9 @@ def test_what_counts_as_text(delta: dict[str, object], text: str) -> None:
 
 
 def test_only_the_first_choice_counts() -> None:
-    choices = [
-        {"index": 1, "delta": {"content": "no"}},
-        {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"},
-    ]
-    assert (
-        read(event({"choices": choices}) + event({"choices": [{"index": 2, "delta": {"content": "no"}}]}))[0] == "yes"
-    )
+    no = {"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}
+    yes = {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}
+    assert read(event({"choices": [no, yes]}) + event({"choices": [no]}))[0] == "yes"
 
 
 def test_events_without_choices_are_let_by() -> None:
@@ -513,27 +505,11 @@ def test_a_tool_of_an_unknown_type_is_no_answer() -> None:
 
 def stream_of(end: bytes) -> bytes:
     """A stream with all that events may have, lines ended by `end`."""
-    lines = [
-        ": a comment",
-        'data: {"choices": [{"delta":',
-        'data:{"content": "Grüße 😀\\ud83d"}}]}',
-        "",
-        "",
-        "event: x",
-        "",
-    ]
-    lines += [
-        "id: 1",
-        "retry: 5",
-        "data",
-        'data: {"choices": [{"delta": {"content": "\\ude00!"}}]}',
-        "",
-        ":",
-        "data:",
-        "",
-    ]
-    lines += ['data: {"choices": [{"index": 0, "finish_reason": "stop"}], "usage": {"x": 1}}', "", "data: [DONE]", ""]
-    lines += ["data: nothing that matters", "", ""]
+    lines = [": a comment", 'data: {"choices": [{"delta":', 'data:{"content": "Grüße 😀\\ud83d"}}]}', "", ""]
+    lines += ["event: x", "", "id: 1", "retry: 5"]
+    lines += ["data", 'data: {"choices": [{"delta": {"content": "\\ude00!"}}]}', "", ":", "data:", ""]
+    lines += ['data: {"choices": [{"index": 0, "finish_reason": "stop"}], "usage": {"x": 1}}', ""]
+    lines += ["data: [DONE]", "", "data: nothing that matters", "", ""]
     return "\n".join(lines).encode().replace(b"\n", end)
 
 
@@ -564,18 +540,28 @@ def test_the_parser_does_what_the_standard_says(lines: list[bytes], data: st.Dat
         elif not line:
             expected += [b"\n".join(held)] if b"\n".join(held) else []
             held = []
-    size = data.draw(st.integers(1, 7))
+    size = data.draw(st.sampled_from([1, 2, 7]))
     parser = EventParser()
     told = [item for at in range(0, len(stream), size) for item in parser.feed(stream[at : at + size])]
     assert told == expected
 
 
+def test_a_line_feed_behind_a_return_ends_no_second_line() -> None:
+    parser = EventParser()
+    told = [list(parser.feed(bytes([byte]))) for byte in b"data: a\r\n\ndata: b\r\n\r\n"]
+    assert [data for events in told for data in events] == [b"a", b"b"]
+
+
 @pytest.mark.parametrize("piece", [b"x" * 65_536, b"data: " + b"x" * 65_530 + b"\n", b"data\n" * 60_000])
 def test_an_event_without_end_is_refused(piece: bytes) -> None:
     parser = EventParser()
-    with pytest.raises(ModelFailed):
+
+    def go_on() -> None:
         for _ in range(300):
             assert not list(parser.feed(piece))
+
+    with pytest.raises(ModelFailed):
+        go_on()
 
 
 def test_comments_may_go_on_for_ever() -> None:
@@ -585,10 +571,8 @@ def test_comments_may_go_on_for_ever() -> None:
 
 
 def test_an_object_without_end_is_refused() -> None:
-    reader = AnswerReader()
     with pytest.raises(ModelFailed):
-        for _ in range(300):
-            assert not list(reader.feed(b"{" + b" " * 65_536))
+        read(*[b"{" + b" " * 65_536] * 300)
 
 
 # What goes wrong once it has begun
@@ -655,9 +639,8 @@ async def test_an_answer_that_gave_its_reason_is_whole(
 
 async def test_a_server_that_says_done_may_stay(server: ModelServer) -> None:
     model = configured(server.url)
-    server.answers(
-        [*text_steps("Hello"), Hang()], [*text_steps("Hello"), *[Send(b": on and on\n\n" * 1000)] * 50, Hang()]
-    )
+    going_on = [Send(b": on and on\n\n" * 1000)] * 50
+    server.answers([*text_steps("Hello"), Hang()], [*text_steps("Hello"), *going_on, Hang()])
     begun_at = time.monotonic()
     for _ in range(2):
         assert (await answer(model))[0] == "Hello"
@@ -709,9 +692,10 @@ async def test_a_server_that_is_not_there_is_unavailable(pauses: list[float]) ->
     assert pauses == [0.25, 1]
 
 
-@pytest.mark.parametrize(
-    ("asked", "pause"), [("0", 0.25), ("3", 3), ("10", 10), ("1.5", 1.5), ("soon", 0.25), ("-1", 0.25)]
-)
+PAUSES = [("0", 0.25), ("3", 3), ("10", 10), ("1.5", 1.5), ("soon", 0.25), ("-1", 0.25)]
+
+
+@pytest.mark.parametrize(("asked", "pause"), PAUSES)
 async def test_the_server_says_when(
     model: Model, server: ModelServer, pauses: list[float], asked: str, pause: float
 ) -> None:
@@ -787,7 +771,7 @@ async def test_a_redirect_is_not_followed(model: Model, server: ModelServer, sta
 async def until_open(server: ModelServer, count: int) -> float:
     """The seconds until so many connections are open."""
     begun_at = time.monotonic()
-    while server.open_count != count:
+    while server.open_count != count:  # the server lives in another thread
         assert time.monotonic() - begun_at < 2
         await asyncio.sleep(0.001)
     return time.monotonic() - begun_at
@@ -812,9 +796,8 @@ async def test_a_task_that_is_cancelled_leaves_the_server_at_once(script: list[S
         model = configured(server.url)
         server.answers(script)
         task = asyncio.create_task(failure(model))
-        while not server.requests:
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0.02)
+        await until_open(server, 1)
+        await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -838,13 +821,13 @@ async def test_a_hundred_thousand_tokens_are_an_answer(server: ModelServer) -> N
             assert json.loads(part.usage or b"") == usage
     await model.close()
     assert (size, deltas) == (sum(map(len, words)), len(words))
-    assert time.monotonic() - begun_at < 5
+    assert time.monotonic() - begun_at < 15  # 1.5 s alone on one core
 
 
 def test_a_long_answer_takes_no_memory_of_its_reader() -> None:
-    reader, piece = AnswerReader(), chunk({"content": "word "}) * 300
+    reader, piece = AnswerReader(), chunk({"content": "word "}) * 300  # 50 KB
     tracemalloc.start()
-    for _ in range(60):
+    for _ in range(30):
         for _text in reader.feed(piece):
             pass
     _, peak = tracemalloc.get_traced_memory()
@@ -885,9 +868,8 @@ async def test_without_configuration_the_built_in_responder_echoes() -> None:
 
 
 async def test_it_answers_word_by_word_and_calls_no_tool() -> None:
-    request = ModelRequest(
-        messages=HELLO.messages, tools=Raw(b'[{"type": "function"}]'), tool_choice=Raw(b'"required"')
-    )
+    tools = Raw(b'[{"type": "function", "function": {"name": "f"}}]')
+    request = ModelRequest(messages=HELLO.messages, tools=tools, tool_choice=Raw(b'"required"'))
     parts = [part async for part in EchoModel().stream(request)]
     assert len(parts) == 8
     assert msgspec.structs.asdict(parts[-1])["tool_calls"] is None
@@ -898,12 +880,7 @@ async def test_it_answers_word_by_word_and_calls_no_tool() -> None:
     [
         (['{"role": "user", "content": "a"}', '{"role": "assistant", "content": "b"}', "5", "x", "[" * 100_000], "a"),
         (['{"role": "user", "content": "  two  words\\n"}'], "  two  words\n"),
-        (
-            [
-                '{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, 5, {"type": "text", "text": "b"}]}'
-            ],
-            "ab",
-        ),
+        (['{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, 5]}'], "a"),
         (['{"role": "user", "content": "a\\u0000\\ud83d"}'], "a\0�"),
         (['{"role": "user", "content": {"a": 1}}'], ""),
         (['{"role": "user"}'], ""),
@@ -918,8 +895,7 @@ async def test_it_takes_any_history(messages: list[str], echo: str) -> None:
 
 async def test_a_long_text_takes_no_longer_than_two_seconds(pauses: list[float]) -> None:
     said = "word " * 100_000
-    text, _ = await answer(
-        EchoModel(), ModelRequest(messages=[Raw(json.dumps({"role": "user", "content": said}).encode())])
-    )
+    message = Raw(json.dumps({"role": "user", "content": said}).encode())
+    text, _ = await answer(EchoModel(), ModelRequest(messages=[message]))
     assert text.endswith(said)
     assert sum(pauses) <= 2
