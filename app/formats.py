@@ -6,6 +6,7 @@ from itertools import count
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import asdict
 
 from app.context import (
     INSTRUCTING,
@@ -103,8 +104,7 @@ def _write_native(draft: _Draft) -> None:
 
 
 def _as_it_is(message: Message) -> ContextMessage:
-    members = {name: getattr(message, name) for name in message.__struct_fields__}
-    return ContextMessage(**members, is_synthetic=False)
+    return ContextMessage(**asdict(message), is_synthetic=False)
 
 
 def _synthetic(message: Message, call: Call) -> ContextMessage:

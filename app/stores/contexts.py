@@ -1,5 +1,6 @@
 """Contexts: as much of a conversation as fits, read from both of its ends."""
 
+import asyncio
 from collections.abc import Callable
 from uuid import UUID
 
@@ -46,6 +47,8 @@ async def get_context(
     if window.cut is None:
         await read(newest_first, window.take)
     window.finish()
+    if window.is_large:
+        return await asyncio.to_thread(write_context, window, version)
     return write_context(window, version)
 
 
