@@ -107,6 +107,10 @@ class Settings(Struct, kw_only=True, frozen=True):
     heartbeat_seconds: Annotated[
         Seconds, Meta(description="How often an event stream without events says that it is there.")
     ] = 15.0
+    stream_seconds: Annotated[
+        float,
+        Meta(gt=0, le=7 * 86_400, description="How long an event stream goes on before its client must come again."),
+    ] = 3600.0
     follow_seconds: Annotated[
         Seconds, Meta(description="How often the conversations that are followed are looked at for what others did.")
     ] = 1.0

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from app import sse
 from app.errors import Unavailable
 from app.heads import Follower
+from app.settings import Settings
 
 _RETRY_SECONDS = 1.0
 
@@ -15,15 +16,16 @@ Look = Callable[[], Awaitable[tuple[list[bytes], bool]]]
 
 
 async def stream_events(
-    following: AbstractContextManager[Follower], look: Callable[[Follower], Look], heartbeat_seconds: float
+    following: AbstractContextManager[Follower], look: Callable[[Follower], Look], settings: Settings
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream, until its last event, or until it should be taken up again elsewhere."""
     time = get_running_loop().time
     with following as follower:
         look_now = look(follower)
         sent_at = time()
-        while not follower.is_over:
-            wait_seconds = sent_at + heartbeat_seconds - time()
+        ends_at = sent_at + settings.stream_seconds
+        while not follower.is_over and time() < ends_at:
+            wait_seconds = min(ends_at, sent_at + settings.heartbeat_seconds) - time()
             try:
                 events, is_last = await look_now()
             except Unavailable:
@@ -36,7 +38,7 @@ async def stream_events(
             if events:
                 continue
             await follower.wait(wait_seconds)
-            if time() >= sent_at + heartbeat_seconds:
+            if time() >= sent_at + settings.heartbeat_seconds:
                 yield sse.HEARTBEAT
                 sent_at = time()
         yield sse.RETRY

@@ -32,7 +32,7 @@ from app.stores.replies import (
 )
 from app.wire.context import ContextQuery
 from app.wire.messages import Appended, Message, Version
-from app.wire.replies import Reason
+from app.wire.replies import FinishReason
 
 _RENEWALS = 5
 """How often a lease is renewed in its time."""
@@ -41,7 +41,7 @@ _BATCH_SIZE = 100
 _BYTES_OF_A_TOKEN = 4  # as a context estimates them
 _RETRY_SECONDS = 0.5
 _CLOSE_SECONDS = 5.0
-_FAILURES: dict[type[Exception], Reason] = {
+_FAILURES: dict[type[Exception], FinishReason] = {
     ModelUnavailable: "model-unavailable",
     ModelFailed: "model-failed",
     ModelRefused: "model-refused",
@@ -110,7 +110,7 @@ class Writers:
             writer.task.add_done_callback(lambda _task: self._writers.pop(reply_id, None))
         return appended, reply_id, is_replay
 
-    async def wait(self, caller: Caller, reply_id: ReplyId) -> tuple[Message, Reason | None, Version]:
+    async def wait(self, caller: Caller, reply_id: ReplyId) -> tuple[Message, FinishReason | None, Version]:
         """The reply as it has ended, wherever it is made. Raises NotFound: it was deleted meanwhile."""
         with self._heads.follow(caller, reply_id.conversation_id) as follower:
             while True:

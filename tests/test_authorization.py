@@ -19,6 +19,7 @@ from litestar.routes import HTTPRoute
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from app import model
 from app.database import connect
 from app.database_url import DatabaseUrl, parse_database_url
 from app.embedded import EmbeddedServer
@@ -56,6 +57,9 @@ class Things(Struct, frozen=True, kw_only=True):
     deleted: str
     outlived: str
     """A deleted conversation whose key another has taken."""
+    asked: str
+    """A conversation in which a model has replied."""
+    reply: str
     said: str
     key: str
     client_id: str
@@ -73,17 +77,21 @@ class Things(Struct, frozen=True, kw_only=True):
                 text = text.replace(getattr(self, name) or "\0", f"<{name}>")
         text = re.sub(r"bob-\d{6}", "<user>", text)
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", text)
+        text = re.sub(r"(?m)^id: \d{16}$", "id: <time>", text)
         return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>", text)
 
 
 def things_of(whose: str, number: int) -> Things:
     """The ids end in the number; what a client may choose as a text begins with six letters that say whose it is."""
-    conversation, deleted, outlived = (f"0192a4c8-7c1e-7d3a-9f0{place}-{number:012x}" for place in range(3))
+    places = (f"0192a4c8-7c1e-7d3a-9f0{place}-{number:012x}" for place in range(4))
+    conversation, deleted, outlived, asked = places
     return Things(
         conversation=conversation,
         message=MessageIds(UUID(conversation)).of(1),
         deleted=deleted,
         outlived=outlived,
+        asked=asked,
+        reply=MessageIds(UUID(asked)).of(2),
         said=f"{whose:_<6}-words",
         key=f"{whose:_<6}-main",
         client_id=f"{whose:_<6}-first-message",
@@ -116,6 +124,10 @@ class Ask(Struct, kw_only=True, frozen=True):
 
 def in_conversation(its: Things, **path: str) -> dict[str, str]:
     return {"conversation_id": its.conversation, **path}
+
+
+def of_reply(its: Things) -> dict[str, str]:
+    return {"conversation_id": its.asked, "message_id": its.reply}
 
 
 def version(its: Things) -> dict[str, str]:
@@ -211,6 +223,33 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
         Ask(path=in_conversation(its), query={"format": "anthropic", "complete": "true", "max_tokens": "1000"}),
         Ask(path={"conversation_id": its.deleted}, is_gone=True),
     ],
+    "createReply": lambda its: [
+        Ask(path=in_conversation(its)),
+        Ask(path=in_conversation(its), body={"messages": [message()]}, headers={"Accept": "text/event-stream"}),
+        Ask(path=in_conversation(its), body={"messages": [first_message(its)]}),
+        Ask(path=in_conversation(its), body={"messages": [message()]}, headers={"Idempotency-Key": its.append_key}),
+        Ask(path=in_conversation(its), body={"messages": [message()]}, headers=version(its)),
+        Ask(path={"conversation_id": its.deleted}, is_gone=True),
+    ],
+    "streamReply": lambda its: [
+        Ask(path=of_reply(its)),
+        Ask(path=of_reply(its), headers={"Last-Event-ID": "3"}),
+        Ask(path=of_reply(its), headers={"Last-Event-ID": "end"}),
+        Ask(path={"conversation_id": its.deleted, "message_id": its.client_id}, is_gone=True),
+    ],
+    "cancelReply": lambda its: [
+        Ask(path=of_reply(its)),
+        Ask(path={"conversation_id": its.deleted, "message_id": its.client_id}, is_gone=True),
+    ],
+    "streamEvents": lambda its: [
+        Ask(path=in_conversation(its)),
+        Ask(path=in_conversation(its), headers={"Last-Event-ID": "0.0"}),
+        Ask(path={"conversation_id": its.deleted}, headers={"Last-Event-ID": "0.0"}, is_gone=True),
+    ],
+    "streamOwnerEvents": lambda its: [
+        Ask(is_gone=True),  # it names nothing
+        Ask(headers={"Last-Event-ID": "0"}, is_gone=True),
+    ],
     "truncateMessages": lambda its: [
         Ask(path=in_conversation(its), query={"from_seq": "1"}),
         Ask(path=in_conversation(its), query={"from_seq": "1000"}),
@@ -259,6 +298,8 @@ async def settle(client: AsyncClient, its: Things, secret: str) -> Things:
     await send("POST", f"/{its.deleted}/messages", message(content=its.said), **keyed)
     await send("DELETE", f"/{its.deleted}")
     await send("POST", "", {"title": its.said}, **{"Idempotency-Key": its.request_key})
+    await send("POST", "", {"id": its.asked})
+    await send("POST", f"/{its.asked}/replies", {"messages": [message(content=secret)]})
     archived = await send("POST", "", said)
     await send("PATCH", f"/{archived['id']}", {"archived": True})
     page = await send("GET", "?limit=1")
@@ -334,7 +375,10 @@ async def world(template: EmbeddedServer, tmp_path_factory: pytest.TempPathFacto
     async with AsyncExitStack() as stack:
         connection = await connect(url, 5)
         stack.push_async_callback(connection.close)
-        settings = Settings(pool_size=4, jwt_jwks_file=key_set, allow_unsafe_database=True, **JWT_SETTINGS)
+        settings = Settings(
+            pool_size=4, jwt_jwks_file=key_set, stream_seconds=0.05, allow_unsafe_database=True, **JWT_SETTINGS
+        )
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(model, "ECHO_PAUSE_SECONDS", 0)
         app = await stack.enter_async_context(running(settings, url))
         columns = {row["table"]: row["column"] for row in await connection.fetch(FIND_OWNER_COLUMNS)}
         assert {"owners", "conversations", "messages", "service_keys"} <= columns.keys()

@@ -73,7 +73,8 @@ async def client(template: EmbeddedServer) -> AsyncIterator[AsyncClient]:
     connection = await connect(url, 5)
     await service_keys.create_service_key(connection, key, "acme", "alice")
     await connection.close()
-    async with running(Settings(pool_size=2, allow_unsafe_database=True), url) as app, client_of(app, key) as client:
+    settings = Settings(pool_size=2, stream_seconds=0.05, allow_unsafe_database=True)
+    async with running(settings, url) as app, client_of(app, key) as client:
         yield client
     run_sql(template.url(), "DROP DATABASE {}", "test_openapi")
 
@@ -188,12 +189,13 @@ def test_every_body_has_an_example() -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_an_operation_answers_as_it_says(client: AsyncClient, name: str) -> None:
-    """With its own example as the body, on a conversation of two messages of which the second is deleted."""
+    """With its own example as the body, on a conversation of two messages, the second deleted, and a reply."""
     method, path, operation = OPERATIONS[name]
     conversation = await new_conversation(client, ["one", "two"])
     first, second = (await client.get(f"{conversation}/messages")).json()["data"]
     await client.delete(f"{conversation}/messages/{second['id']}")
-    ids = {"conversation_id": first["conversation_id"], "message_id": first["id"], "key": "default"}
+    reply = (await client.post(f"{conversation}/replies")).json()["message"]
+    ids = {"conversation_id": first["conversation_id"], "message_id": reply["id"], "key": "default"}
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
     required = {
         parameter["name"]: parameter["schema"]["minimum"]
@@ -205,6 +207,10 @@ async def test_an_operation_answers_as_it_says(client: AsyncClient, name: str) -
     documented = operation["responses"][str(answer.status_code)]
     always = documented["headers"].keys() - {"Location", "Idempotent-Replay"}
     assert [header for header in always if header not in answer.headers] == []
+    media_type = answer.headers.get("content-type", "").partition(";")[0]
+    if media_type == "text/event-stream":
+        assert documented["content"][media_type]["x-events"]  # what they say is looked at where they happen
+        return
     content = documented.get("content", {}).get("application/json")
     assert bool(content) == bool(answer.content)
     if content:

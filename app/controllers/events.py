@@ -252,7 +252,7 @@ class EventController(Controller):
         def look_for(_follower: Follower) -> Look:
             return look
 
-        events = stream_events(heads.follow(caller, parsed_id, is_eager=True), look_for, settings.heartbeat_seconds)
+        events = stream_events(heads.follow(caller, parsed_id, is_eager=True), look_for, settings)
         return answer_events(events)
 
     @get(
@@ -284,4 +284,4 @@ class EventController(Controller):
         def look_for(follower: Follower) -> Look:
             return _OwnerLook(database, caller.owner.id, follower, since)
 
-        return answer_events(stream_events(heads.follow_owner(caller), look_for, settings.heartbeat_seconds))
+        return answer_events(stream_events(heads.follow_owner(caller), look_for, settings))

@@ -40,7 +40,7 @@ from app.stores.replies import Ending, ReplyId, end_reply, get_reply, list_reply
 from app.streams import Look, stream_events
 from app.wire.events import ReplyDelta, ReplyGone
 from app.wire.messages import AppendedMessage, Message, Nothing, Version
-from app.wire.replies import NewReply, Reason, Reply, ReplyProblem
+from app.wire.replies import FinishReason, NewReply, Reply, ReplyProblem
 from app.writers import Asked, Writers
 
 _EVENT_ID = re.compile(r"(0|[1-9]\d{0,11})|end")
@@ -53,7 +53,7 @@ _EVENTS: dict[str, type[Struct]] = {
 _encode = msgspec.json.Encoder().encode
 
 
-def _reply(message: Message, reason: Reason | None, version: Version, messages: list[AppendedMessage]) -> Reply:
+def _reply(message: Message, reason: FinishReason | None, version: Version, messages: list[AppendedMessage]) -> Reply:
     error = error_named(reason) if reason is not None else None
     problem = None
     if error is not None:
@@ -61,7 +61,7 @@ def _reply(message: Message, reason: Reason | None, version: Version, messages: 
     return Reply(
         messages=messages,
         message=message,
-        reason=reason,
+        finish_reason=reason,
         problem=problem,
         last_seq=version.last_seq,
         revision=version.revision,
@@ -271,4 +271,4 @@ def _events(
         return look
 
     following = heads.follow(caller, reply_id.conversation_id, is_eager=True)
-    return stream_events(following, look_for, settings.heartbeat_seconds)
+    return stream_events(following, look_for, settings)

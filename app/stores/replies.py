@@ -15,7 +15,7 @@ from app.stores.appends import Append, append_messages, find_replay
 from app.stores.conversations import lock_conversation
 from app.stores.messages import MessageContent, get_message_at, replace_content
 from app.wire.messages import Appended, Message, Status, Version
-from app.wire.replies import Reason
+from app.wire.replies import FinishReason
 
 
 class ReplyId(Struct, frozen=True):
@@ -29,7 +29,7 @@ class ReplyId(Struct, frozen=True):
 class Ending(Struct, frozen=True):
     """How a reply ends; `text` None: with the text that was kept."""
 
-    reason: Reason
+    reason: FinishReason
     text: str | None = None
     tool_calls: bytes | None = None
     usage: bytes | None = None
@@ -60,7 +60,7 @@ class _Seq(Struct, frozen=True):
 class _State(Struct, frozen=True):
     seq: int
     ended_at: datetime | None
-    reason: Reason | None
+    reason: FinishReason | None
 
 
 _CREATE = Query("create_reply", NoRow)
@@ -74,7 +74,7 @@ _END = Query("end_reply", _Seq)
 _DELETE_CHUNKS = Query("delete_reply_chunks", NoRow)
 _LIST_LAPSED = Query("list_lapsed_replies", ReplyId)
 
-_STATUSES: dict[Reason, Status] = {
+_STATUSES: dict[FinishReason, Status] = {
     "stop": "completed",
     "tool_calls": "completed",
     "length": "incomplete",
@@ -155,7 +155,7 @@ async def end_live_reply(
     return await _GET_VERSION.fetch_one(connection, owner_id=owner_id, id=conversation_id)
 
 
-async def get_reply(connection: Conn, reply_id: ReplyId) -> tuple[Message, Reason | None, Version]:
+async def get_reply(connection: Conn, reply_id: ReplyId) -> tuple[Message, FinishReason | None, Version]:
     """The reply's message, why it ended (None: it is being made), and the conversation's version. Raises NotFound."""
     state = await _GET.fetch_one(connection, **_key(reply_id))
     if state is None:

@@ -6,7 +6,7 @@ from msgspec import Meta, Raw, Struct, field
 
 from app.wire.messages import MESSAGES_LIMIT, AppendedMessage, Message, RawMessage, Revision
 
-Reason = Literal[
+FinishReason = Literal[
     "stop",
     "tool_calls",
     "length",
@@ -75,9 +75,9 @@ class Reply(Struct, kw_only=True, frozen=True):
 
     messages: Annotated[list[AppendedMessage], Meta(description="What came with the request that asked for it.")]
     message: Annotated[Message, Meta(description="The reply, as it stands now.")]
-    reason: (
+    finish_reason: (
         Annotated[
-            Reason,
+            FinishReason,
             Meta(
                 description="Why it ended. `stop`, `tool_calls`: completed. `length`, `filter`, `timeout`, `lost` (its "
                 "replica went away): incomplete. `cancelled`. Any other: failed; the problem of that name."
