@@ -133,18 +133,17 @@ class Heads:
 
     def wake(self, owner_id: UUID, conversation_id: UUID) -> None:
         """Has the followers of a conversation look at it at once."""
-        if watch := self._conversations.get((owner_id, conversation_id)):
-            watch.wake()
-        if owner_id in self._owners:
-            self._due_owners.add(owner_id)
-            self._kick.set()
+        self._on_written((owner_id, conversation_id))
 
     def _on_written(self, lane: Hashable) -> None:
+        """A lane is an owner with a conversation, or with the key of one."""
         match lane:
-            case (UUID() as owner_id, UUID() as conversation_id):
-                self.wake(owner_id, conversation_id)
-            case (UUID() as owner_id, str()):  # by key
-                self.wake(owner_id, owner_id)
+            case (UUID() as owner_id, thing):
+                if isinstance(thing, UUID) and (watch := self._conversations.get((owner_id, thing))):
+                    watch.wake()
+                if owner_id in self._owners:
+                    self._due_owners.add(owner_id)
+                    self._kick.set()
 
     async def _run(self) -> None:
         """Looks as long as there is a follower."""

@@ -66,10 +66,6 @@ _HEADERS: dict[str, Json] = {
         "description": "The id of the last event that the client has: the stream goes on behind it.",
         "schema": {"type": "string"},
     },
-    "Accept": {
-        "description": "`text/event-stream` for the events of the reply as they happen; else its end is awaited.",
-        "schema": {"type": "string", "enum": ["application/json", "text/event-stream"]},
-    },
 }
 _ANSWER_HEADERS: dict[str, Json] = {
     "ETag": {"description": 'The conversation\'s version, `"<last_seq>.<revision>"`.', "schema": {"type": "string"}},

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from app.auth import Caller
 from app.database import Database
-from app.errors import ContextExceeded, ModelFailed, ModelRefused, ModelUnavailable, Unavailable
+from app.errors import ContextExceeded, ModelFailed, ModelRefused, ModelUnavailable, NotFound, Unavailable
 from app.heads import Heads
 from app.logs import cause_of
 from app.model import Finish, Model, ModelRequest, TextDelta
@@ -30,7 +30,7 @@ from app.stores.replies import (
     get_reply,
     keep_reply,
 )
-from app.wire.context import ContextQuery
+from app.wire.context import Context, ContextQuery
 from app.wire.messages import Appended, Message, Version
 from app.wire.replies import FinishReason
 
@@ -47,6 +47,7 @@ _FAILURES: dict[type[Exception], FinishReason] = {
     ModelRefused: "model-refused",
     ContextExceeded: "context-exceeded",
     TimeoutError: "timeout",
+    NotFound: "cancelled",  # the conversation is gone
 }
 _logger = logging.getLogger("verbatim.writers")
 
@@ -163,13 +164,15 @@ class _Writer:
         self._reading.cancel()
 
     async def _run(self) -> None:
-        if await self._keep():
-            ending = await self._ending()
-        else:
+        try:
+            is_wanted = await self._keep()
+        except Exception as error:  # noqa: BLE001  # the reply ends with what is kept
+            _log_broken(error)
+            is_wanted = False
+        if not is_wanted:
             self._reading.cancel()
             await asyncio.wait({self._reading})
-            ending = Ending("cancelled")
-        await self._end(ending)
+        await self._end(await self._ending() if is_wanted else Ending("cancelled"))
 
     async def _read(self) -> Finish:
         request = await self._request()
@@ -203,14 +206,7 @@ class _Writer:
         instructions = settings.model_system_prompt if asked.instructions is None else asked.instructions
         before = [Raw(msgspec.json.encode({"role": "system", "content": instructions}))] if instructions else []
         spent = sum(len(bytes(raw)) for raw in (*before, asked.tools or b"")) // _BYTES_OF_A_TOKEN
-        async with self._database.connection() as connection:
-            context = await get_context(
-                connection,
-                self._reply_id.owner_id,
-                self._reply_id.conversation_id,
-                ContextQuery(max_tokens=max(1, settings.model_context_tokens - spent), format="openai", complete=True),
-                before_seq=self._reply_id.seq,
-            )
+        context = await self._context(max(1, settings.model_context_tokens - spent))
         if context.through_seq is None and context.cut is not None:
             raise ContextExceeded
         return ModelRequest(
@@ -219,6 +215,17 @@ class _Writer:
             tool_choice=asked.tool_choice,
             max_output_tokens=asked.max_output_tokens,
         )
+
+    async def _context(self, max_tokens: int) -> Context:
+        """As much of the conversation before the reply as fits; however long the database takes to come back."""
+        query = ContextQuery(max_tokens=max_tokens, format="openai", complete=True)
+        owner_id, conversation_id, seq = msgspec.structs.astuple(self._reply_id)
+        while True:
+            try:
+                async with self._database.connection() as connection:
+                    return await get_context(connection, owner_id, conversation_id, query, before_seq=seq)
+            except Unavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _keep(self) -> bool:
         """Keeps the text while it grows; False: nobody wants it any more."""

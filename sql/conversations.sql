@@ -310,7 +310,8 @@ WHERE
     AND id <> :id;
 
 -- name: fork_conversation(owner_id, id, source_id, through_seq, title)
--- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's.
+-- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's. Of
+-- a reply that is being made only its place is copied: nobody makes it there.
 WITH counted_messages AS (
     SELECT
         count(*) AS last_seq,
@@ -369,7 +370,7 @@ WITH counted_messages AS (
         message.updated_at,
         message.body_bytes,
         message.role,
-        message.status,
+        CASE WHEN reply.seq IS NULL THEN message.status ELSE 'incomplete' END,
         message.client_id,
         CASE WHEN message.append_key IS NULL THEN message.fingerprint END,
         message.tool_call_id,
@@ -383,6 +384,14 @@ WITH counted_messages AS (
         message.metadata,
         message.source
     FROM messages AS message
+    LEFT JOIN replies AS reply
+        ON
+            message.owner_id = reply.owner_id
+            AND message.conversation_id = reply.conversation_id
+            AND message.seq = reply.seq
+            AND reply.ended_at IS NULL
+            AND reply.owner_id = :owner_id
+            AND reply.conversation_id = :source_id
     WHERE
         message.owner_id = :owner_id
         AND message.conversation_id = :source_id

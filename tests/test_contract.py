@@ -451,8 +451,7 @@ HELD = [
     "INSERT INTO messages (seq, owner_id) SELECT 1, $1",
     "INSERT INTO messages (owner_id, seq) SELECT c.owner_id, 1 FROM conversations AS c WHERE c.owner_id = $1",
     "SELECT 1 FROM messages AS m WHERE m.owner_id = $1 FOR UPDATE OF m",
-    "SELECT 1 FROM unnest($2, $3::uuid[]) AS f (id, owner_id),"
-    " LATERAL (SELECT FROM messages AS m WHERE m.owner_id = f.owner_id) AS t",
+    "SELECT 1 FROM unnest($3::uuid[]) AS f (owner_id), LATERAL (SELECT FROM messages WHERE owner_id = f.owner_id) AS t",
 ]
 UNHELD = {
     "no predicate": "SELECT 1 FROM messages WHERE conversation_id = $2 AND $1 = $1",

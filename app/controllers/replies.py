@@ -121,7 +121,7 @@ class ReplyController(Controller):
                 body=(NewReply,),
                 body_is_optional=True,
                 example={"messages": [{"role": "user", "content": "What is a monad?"}]},
-                headers=("Idempotency-Key", "If-Match", "Accept"),
+                headers=("Idempotency-Key", "If-Match"),
                 answers={201: Reply, 200: Reply},
                 events=_EVENTS,
                 answer_headers=("ETag", "Idempotent-Replay"),
