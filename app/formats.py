@@ -1,29 +1,16 @@
 """A window, written as a client or a model's provider takes it. No I/O."""
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import count
+from collections.abc import Iterable
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 from msgspec.structs import asdict
 
-from app.context import (
-    INSTRUCTING,
-    NO_RESULT,
-    Call,
-    Entry,
-    Step,
-    Weight,
-    Window,
-    elements_of,
-    is_a,
-    leave_out,
-    members_of,
-    text_of,
-)
+from app.context import INSTRUCTING, NO_RESULT, Call, Step, Weight, Window, is_a, text_of
+from app.drafts import Draft, Names, Part, SentCall, join, note, parts_of, sent_calls
 from app.payloads import depth_of
-from app.wire.context import Context, ContextMessage, LeftOut, Reason
+from app.wire.context import Context, ContextMessage
 from app.wire.messages import DEPTH_LIMIT, Message, Version
 
 _OPENAI_ID = re.compile(r".{1,40}", re.DOTALL)
@@ -34,15 +21,13 @@ _OPENAI_PARTS = {
 }
 _ANTHROPIC_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _ANTHROPIC_IMAGE = re.compile(r"data:(image/(?:jpeg|png|gif|webp));base64,([A-Za-z0-9+/]+={0,2})")
-_NOT_OF_A_TOOL_NAME = re.compile(r"[^a-zA-Z0-9_-]")
-_TOOL_NAME_LIMIT = 64
 
 _encode = msgspec.json.Encoder().encode
 
 
 def write_context(window: Window, version: Version) -> Context:
     """The context that a window is, in the format that was asked for."""
-    draft = _Draft(window)
+    draft = Draft(window)
     query = window.query
     match query.format:
         case "native":
@@ -71,28 +56,10 @@ def write_context(window: Window, version: Version) -> Context:
     )
 
 
-class _Draft:
-    """What is written so far: the steps that are in it, and what the format has no place for."""
-
-    def __init__(self, window: Window) -> None:
-        self.window = window
-        self.is_completed = window.query.complete
-        self.system: list[Raw] = []
-        self.messages: list[ContextMessage | Raw] = []
-        self.spoken: list[Step] = []
-        self.left_out: list[LeftOut] = []
-
-    def report(self, message: Message, reason: Reason) -> None:
-        """Notes what the format leaves out, once for each message and reason."""
-        report = leave_out(message, reason)
-        if report not in self.left_out[-2:]:
-            self.left_out.append(report)
-
-
 # Native
 
 
-def _write_native(draft: _Draft) -> None:
+def _write_native(draft: Draft) -> None:
     for step in draft.window.steps:
         draft.spoken.append(step)
         draft.messages.append(_as_it_is(step.entry.message))
@@ -131,119 +98,16 @@ def _synthetic(message: Message, call: Call) -> ContextMessage:
     )
 
 
-# What providers have in common
-
-
-class _SentCall(Struct):
-    id: str
-    name: str
-    arguments: Raw | None
-    result: Entry | None
-    """None: a synthetic one."""
-
-
-class _Names:
-    """The ids of calls as a provider takes them: of a form, and each once."""
-
-    def __init__(self, form: re.Pattern[str]) -> None:
-        self._form, self._known = form, set[str]()
-
-    def take(self, call: Call, seq: int, place: int) -> str:
-        """The call's own id, if it can be."""
-        candidates = (f"call_{seq}_{place}{'_' * number}" for number in count())
-        taken = call.id if self._form.fullmatch(call.id) else next(candidates)
-        while taken in self._known:
-            taken = next(candidates)
-        self._known.add(taken)
-        return taken
-
-
-def _sent_calls(step: Step, names: _Names, *, is_completed: bool) -> list[_SentCall]:
-    """The calls that can be sent: those that have a result, or get one."""
-    seq = step.entry.message.seq
-    return [
-        _SentCall(
-            names.take(call, seq, place),
-            _NOT_OF_A_TOOL_NAME.sub("_", call.name)[:_TOOL_NAME_LIMIT],
-            call.arguments,
-            result,
-        )
-        for place, (call, result) in enumerate(zip(step.calls, step.results, strict=True))
-        if result is not None or is_completed
-    ]
-
-
-def _joined(steps: Iterable[Step]) -> list[list[Step]]:
-    """The steps, with those together that make one message of the assistant."""
-    groups: list[list[Step]] = []
-    for step in steps:
-        if step.is_joined and groups:
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return groups
-
-
-class _Part(Struct):
-    """A part of a content: its kind in our words, its value, and the bytes that came when they fit OpenAI."""
-
-    kind: str
-    value: Raw
-    original: Raw | None = None
-
-
-def _parts_of(content: Raw | None) -> list[_Part]:
-    """The parts of a content that say something; a string is one of text."""
-    if content is None:
-        return []
-    if is_a(content, b'"'):
-        return [_Part("text", content)] if len(content) > len('""') else []
-    parts = [_part_of(raw) for raw in elements_of(content)]
-    return [part for part in parts if part.kind not in {"text", "refusal"} or len(part.value) > len('""')]
-
-
-def _part_of(raw: Raw) -> _Part:
-    members = members_of(raw)
-    kind = text_of(members.get("type"))
-    if kind in {"text", "input_text", "output_text"} and is_a(members.get("text"), b'"'):
-        return _Part("text", members["text"], raw if kind == "text" else None)
-    if kind == "refusal" and is_a(members.get("refusal"), b'"'):
-        return _Part("refusal", members["refusal"], raw)
-    if kind in {"image_url", "input_image"}:
-        image = members.get("image_url")
-        url = members_of(image).get("url", image)
-        if url is not None and is_a(url, b'"'):
-            return _Part("image", url, raw if kind == "image_url" and is_a(image, b"{") else None)
-    if kind == "input_audio":
-        audio = members_of(members.get("input_audio"))
-        if text_of(audio.get("data")) and text_of(audio.get("format")) in {"wav", "mp3"}:
-            return _Part(kind, raw, raw)
-    if kind == "file" and any(text_of(value) for value in members_of(members.get("file")).values()):
-        return _Part(kind, raw, raw)
-    return _Part("unknown", raw)
-
-
-def _speak(draft: _Draft, steps: Sequence[Step], sent: Sequence[Sequence[_SentCall]], *, content: bool) -> None:
-    """Notes which of the steps are in it: by their content, that is the first one's, or by calls."""
-    for place, (step, calls) in enumerate(zip(steps, sent, strict=True)):
-        if not calls and not (content and place == 0):
-            draft.report(step.entry.message, "empty")
-            continue
-        draft.spoken.append(step)
-        if step.has_unknown_calls:
-            draft.report(step.entry.message, "unsupported_call")
-
-
 # OpenAI: Chat Completions
 
 
-def _write_openai(draft: _Draft) -> None:
-    names = _Names(_OPENAI_ID)
-    for steps in _joined(draft.window.steps):
+def _write_openai(draft: Draft) -> None:
+    names = Names(_OPENAI_ID)
+    for steps in join(draft.window.steps):
         message = steps[0].entry.message
-        sent = [_sent_calls(step, names, is_completed=draft.is_completed) for step in steps]
+        sent = [sent_calls(step, names, is_completed=draft.is_completed) for step in steps]
         content = _openai_content(draft, message)
-        _speak(draft, steps, sent, content=content is not None)
+        note(draft, steps, sent, content=content is not None)
         calls = [call for each in sent for call in each]
         if content is None and not calls:
             continue
@@ -256,9 +120,9 @@ def _write_openai(draft: _Draft) -> None:
         draft.messages += [_openai_result(draft, call) for call in calls]
 
 
-def _openai_content(draft: _Draft, message: Message) -> Raw | None:
+def _openai_content(draft: Draft, message: Message) -> Raw | None:
     """The content that Chat Completions takes from the role: a string, or parts as they came."""
-    parts = _parts_of(message.content)
+    parts = parts_of(message.content)
     if is_a(message.content, b'"'):
         return parts[0].value if parts else None
     allowed = _OPENAI_PARTS.get(message.role, frozenset({"text"}))
@@ -268,7 +132,7 @@ def _openai_content(draft: _Draft, message: Message) -> Raw | None:
     return Raw(b"[" + b",".join(kept) + b"]") if kept else None
 
 
-def _openai_part(part: _Part) -> Raw:
+def _openai_part(part: Part) -> Raw:
     if part.original is not None:
         return part.original
     if part.kind == "image":
@@ -276,14 +140,14 @@ def _openai_part(part: _Part) -> Raw:
     return Raw(_encode({"type": "text", "text": part.value}))
 
 
-def _openai_call(call: _SentCall) -> dict[str, object]:
+def _openai_call(call: SentCall) -> dict[str, object]:
     arguments: Raw | str = "{}" if call.arguments is None else call.arguments
     if isinstance(arguments, Raw) and is_a(arguments, b"{"):
         arguments = bytes(arguments).decode()
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _openai_result(draft: _Draft, call: _SentCall) -> Raw:
+def _openai_result(draft: Draft, call: SentCall) -> Raw:
     content = NO_RESULT if call.result is None else _openai_content(draft, call.result.message)
     return Raw(_encode({"role": "tool", "tool_call_id": call.id, "content": "" if content is None else content}))
 
@@ -291,8 +155,8 @@ def _openai_result(draft: _Draft, call: _SentCall) -> Raw:
 # Anthropic: the Messages API
 
 
-def _write_anthropic(draft: _Draft) -> None:
-    names = _Names(_ANTHROPIC_ID)
+def _write_anthropic(draft: Draft) -> None:
+    names = Names(_ANTHROPIC_ID)
     turns: list[tuple[str, list[Raw]]] = []
 
     def add(role: str, blocks: list[Raw]) -> None:
@@ -301,14 +165,14 @@ def _write_anthropic(draft: _Draft) -> None:
         elif blocks:
             turns.append((role, blocks))
 
-    for steps in _joined(draft.window.steps):
+    for steps in join(draft.window.steps):
         message = steps[0].entry.message
         if message.role == "assistant" and not turns:
             _report_too_early(draft, steps)
             continue
-        sent = [_sent_calls(step, names, is_completed=draft.is_completed) for step in steps]
+        sent = [sent_calls(step, names, is_completed=draft.is_completed) for step in steps]
         blocks = _anthropic_blocks(draft, message)
-        _speak(draft, steps, sent, content=bool(blocks))
+        note(draft, steps, sent, content=bool(blocks))
         if message.role in INSTRUCTING:
             draft.system += blocks
             continue
@@ -318,16 +182,16 @@ def _write_anthropic(draft: _Draft) -> None:
     draft.messages += [Raw(_encode({"role": role, "content": blocks})) for role, blocks in turns]
 
 
-def _report_too_early(draft: _Draft, steps: Iterable[Step]) -> None:
+def _report_too_early(draft: Draft, steps: Iterable[Step]) -> None:
     for step in steps:
         for entry in (step.entry, *step.results):
             if entry is not None:
                 draft.report(entry.message, "before_first_user")
 
 
-def _anthropic_blocks(draft: _Draft, message: Message) -> list[Raw]:
+def _anthropic_blocks(draft: Draft, message: Message) -> list[Raw]:
     """The texts and images that the role may show; a text must not be blank."""
-    parts = _parts_of(message.content)
+    parts = parts_of(message.content)
     blocks = []
     for part in parts:
         block = _anthropic_block(part, has_images=message.role in {"user", "tool"})
@@ -338,7 +202,7 @@ def _anthropic_blocks(draft: _Draft, message: Message) -> list[Raw]:
     return blocks
 
 
-def _anthropic_block(part: _Part, *, has_images: bool) -> dict[str, object] | None:
+def _anthropic_block(part: Part, *, has_images: bool) -> dict[str, object] | None:
     """A part as a block, an empty one where it says nothing; None where there is no such block."""
     if part.kind in {"text", "refusal"}:
         return {"type": "text", "text": part.value} if (text_of(part.value) or "").strip() else {}
@@ -352,7 +216,7 @@ def _anthropic_block(part: _Part, *, has_images: bool) -> dict[str, object] | No
     return None
 
 
-def _anthropic_call(call: _SentCall) -> Raw:
+def _anthropic_call(call: SentCall) -> Raw:
     return Raw(_encode({"type": "tool_use", "id": call.id, "name": call.name, "input": _input_of(call.arguments)}))
 
 
@@ -372,7 +236,7 @@ def _input_of(arguments: Raw | None) -> object:
     return Raw(data)
 
 
-def _anthropic_result(draft: _Draft, call: _SentCall) -> Raw:
+def _anthropic_result(draft: Draft, call: SentCall) -> Raw:
     block: dict[str, object] = {"type": "tool_result", "tool_use_id": call.id}
     if call.result is None:
         return Raw(_encode(block | {"content": NO_RESULT, "is_error": True}))

@@ -49,9 +49,11 @@ class ContextController(Controller):
 
         In the provider formats a call without a result is left out unless `complete` is true, an id or a tool's name
         that the provider would refuse is written in another way, and a message that only calls tools joins the
-        assistant's message before it. With `anthropic`, system and developer messages stand in `system` wherever they
-        stood, neighbours of one role are one message, and what the assistant said before the first user's message is
-        left out.
+        assistant's message before it. Parts that the format does not know are left out and listed.
+
+        With `anthropic`, system and developer messages stand in `system` wherever they stood, neighbours of one role
+        are one message, and what the assistant said before the first user's message is left out. The last message may
+        be the assistant's: append the user's next one before you ask the model, or send it behind these.
         """
         query = read_query(request, ContextQuery)
         parsed_id = read_conversation_id(conversation_id)
