@@ -4,7 +4,7 @@ import ast as python
 import pkgutil
 import re
 from collections.abc import Container, Iterator
-from datetime import datetime
+from datetime import date, datetime
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -34,10 +34,22 @@ OVER_ALL_OWNERS = {
     "list_expired_conversations",  # `verbatim purge` works for everybody
     "list_expired_messages",
     "probe_conversations",  # readiness; what it reads is thrown away
+    "count_active_users",  # an admin's: how many, of the own tenant; no one's id leaves the database
+    "list_active_conversations",  # the roll-up adds up for everybody; from here on, it alone
+    "update_tallies",
+    "update_conversation_days",
+    "create_owner_days",
+    "measure_tenant_days",
+    "list_expired_conversation_days",  # `verbatim purge`
+    "purge_conversation_days",
+    "list_expired_owner_days",
+    "purge_owner_days",
 }
 PYTHON_TYPES = {
     "bool": bool,
     "bytea": bytes,
+    "date": date,
+    "float8": float,
     "int4": int,
     "int8": int,
     "json": Raw,
