@@ -81,6 +81,7 @@ class Things(Struct, frozen=True, kw_only=True):
             if name != "revision":
                 text = text.replace(getattr(self, name) or "\0", f"<{name}>")
         text = re.sub(r"bob-\d{6}", "<user>", text)
+        text = re.sub(r'(?<="duration_seconds":)[\de.-]+', "<seconds>", text)
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", text)
         return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>", text)
 
@@ -291,7 +292,10 @@ async def ask(client: AsyncClient, operation: str, what: Ask) -> Answer:
 
 def masked(answer: Answer, its: Things) -> tuple[int, list[tuple[str, str]], str]:
     status, headers, text = answer
-    return status, [(name.decode(), its.masked(value.decode())) for name, value in headers], its.masked(text)
+    told = its.masked(text)
+    is_timed = "<seconds>" in told  # of which not even the length is the same
+    kept = [(name.decode(), value.decode()) for name, value in headers if not (is_timed and name == b"content-length")]
+    return status, [(name, its.masked(value)) for name, value in kept], told
 
 
 class World(Struct):
