@@ -12,7 +12,15 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 
 from app.database import Database
-from app.errors import Flaw, InvalidCredentials, InvalidInput, Unavailable, UserMismatch, UserRequired
+from app.errors import (
+    AdminRequired,
+    Flaw,
+    InvalidCredentials,
+    InvalidInput,
+    Unavailable,
+    UserMismatch,
+    UserRequired,
+)
 from app.identifiers import Owner, is_name, owner_of
 from app.stores import service_keys
 from app.stores.service_keys import ServiceKey
@@ -43,6 +51,12 @@ class Caller(Struct, frozen=True):
     is_admin: bool = False
 
 
+class Administrator(Struct, frozen=True):
+    """Who is asking for a tenant as a whole, as proven."""
+
+    tenant_id: str
+
+
 class _Identity(Struct, frozen=True):
     """What the credentials alone say; no user: the key acts for whom it names."""
 
@@ -52,7 +66,10 @@ class _Identity(Struct, frozen=True):
 
 
 class Authentication(ASGIMiddleware):
-    """Lets a request in by a service key or a JWT, and says on whose behalf it acts (`scope["user"]`)."""
+    """Lets a request in by a service key or a JWT, and says on whose behalf it acts (`scope["user"]`).
+
+    That is a Caller, or an Administrator where the handler has `opt={"is_admin": True}`.
+    """
 
     def __init__(self, database: Database, verifier: TokenVerifier | None) -> None:
         self._database = database
@@ -61,11 +78,17 @@ class Authentication(ASGIMiddleware):
         self._asking: dict[bytes, asyncio.Task[ServiceKey | None]] = {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Goes on with `scope["user"]` set. Raises InvalidCredentials, UserMismatch, UserRequired, InvalidInput."""
+        """Goes on with `scope["user"]` set.
+
+        Raises InvalidCredentials, AdminRequired, UserMismatch, UserRequired, InvalidInput.
+        """
         if scope["type"] == ScopeType.HTTP and not scope["route_handler"].opt.get("is_open", False):
             token = _bearer_token(scope)
             identity = await self._identify(token)
-            scope["user"] = _caller(identity, Token(token), _header_values(scope, b"x-user-id"))
+            if scope["route_handler"].opt.get("is_admin", False):
+                scope["user"] = _administrator(identity)
+            else:
+                scope["user"] = _caller(identity, Token(token), _header_values(scope, b"x-user-id"))
         await next_app(scope, receive, send)
 
     async def is_good(self, token: Token) -> bool:
@@ -138,6 +161,12 @@ def _bearer_token(scope: HTTPScope) -> str:
     if scheme.lower() != "bearer" or not token.isascii():
         raise InvalidCredentials
     return token
+
+
+def _administrator(identity: _Identity) -> Administrator:
+    if not identity.is_admin:
+        raise AdminRequired
+    return Administrator(identity.tenant_id)
 
 
 def _caller(identity: _Identity, token: Token, named_users: list[bytes]) -> Caller:

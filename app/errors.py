@@ -48,6 +48,10 @@ class UserMismatch(DomainError):
     """X-User-Id names another user than the credentials."""
 
 
+class AdminRequired(DomainError):
+    """Only an admin key of the tenant can do this."""
+
+
 class NotFound(DomainError):
     """There is no such thing here."""
 

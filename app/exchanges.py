@@ -13,7 +13,7 @@ from litestar.types import HTTPScope
 from msgspec import Struct
 
 from app import sse
-from app.auth import Caller
+from app.auth import Administrator, Caller
 from app.errors import InvalidInput, NotFound, UnsupportedMediaType
 from app.headers import Expected, parse_idempotency_key, parse_if_match
 from app.identifiers import parse_uuid
@@ -21,6 +21,7 @@ from app.payloads import parse_query, read
 
 T = TypeVar("T")
 ApiRequest: TypeAlias = Request[Caller, object, State]
+AdminRequest: TypeAlias = Request[Administrator, object, State]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,7 +51,7 @@ async def read_optional_body(request: ApiRequest, parse: Callable[[bytes], T]) -
     return await read_body(request, parse) if await _body(request) else parse(b"{}")
 
 
-def read_query(request: ApiRequest, struct: type[T]) -> T:
+def read_query(request: ApiRequest | AdminRequest, struct: type[T]) -> T:
     """The query parameters. Raises InvalidInput."""
     return parse_query(request.scope["query_string"], struct)
 

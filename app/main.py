@@ -1,5 +1,6 @@
 """The application: what is open while it runs, and its routes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -13,24 +14,26 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from app.auth import Authentication, Caller
+from app.auth import Administrator, Authentication, Caller
 from app.controllers.contexts import ContextController
 from app.controllers.conversations import ConversationController
 from app.controllers.events import EventController
 from app.controllers.messages import MessageController
 from app.controllers.replies import ReplyController
 from app.controllers.service import ServiceController
+from app.controllers.stats import StatsController
 from app.database import Database
 from app.database_url import DatabaseUrl
 from app.deadlines import Deadline
 from app.docs import Documents, render_docs
 from app.edge import Drain, Edge
-from app.exchanges import ApiRequest
+from app.exchanges import AdminRequest, ApiRequest
 from app.heads import Heads
 from app.health import Health
 from app.model import model_of
 from app.openapi import build_document
 from app.problems import answer_error
+from app.rollups import RollUp
 from app.settings import Settings
 from app.tokens import TokenRules, TokenVerifier
 from app.writers import Writers
@@ -65,9 +68,12 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         await database.open()
         writers.open()
+        rolling_up = asyncio.create_task(RollUp(database).run())
         try:
             yield
         finally:
+            rolling_up.cancel()
+            await asyncio.wait({rolling_up})
             await writers.close()
             await heads.close()
             await model.close()
@@ -89,6 +95,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
         "writers": _constant(writers),
         "documents": Provide(describe, sync_to_thread=False),
         "caller": Provide(_provide_caller, sync_to_thread=False),
+        "administrator": Provide(_provide_administrator, sync_to_thread=False),
     }
     app = Application(
         route_handlers=[
@@ -97,6 +104,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
             ContextController,
             ReplyController,
             EventController,
+            StatsController,
             ServiceController,
         ],
         middleware=[Deadline(settings), authentication],
@@ -133,4 +141,8 @@ def _constant(value: object) -> Provide:
 
 
 def _provide_caller(request: ApiRequest) -> Caller:
+    return request.user
+
+
+def _provide_administrator(request: AdminRequest) -> Administrator:
     return request.user

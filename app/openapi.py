@@ -23,6 +23,7 @@ REF = "#/components/schemas/{name}"
 _NULL = {"type": "null"}
 _GENERIC = re.compile(r"(\w+)_(\w+)_$")  # as msgspec names a Page[Message]
 _COMMON_ERRORS = (errors.InvalidInput, errors.InvalidCredentials, errors.UserMismatch, errors.UserRequired)
+_ADMIN_ERRORS = (errors.InvalidInput, errors.InvalidCredentials, errors.AdminRequired)
 _ALWAYS_POSSIBLE = (InternalError, errors.Unavailable)
 _BODY_ERRORS = (errors.RequestTimeout, errors.TooLarge, errors.UnsupportedMediaType)
 _DESCRIPTION = """\
@@ -31,7 +32,7 @@ only for its owner, found in milliseconds, gone when asked.
 
 A request acts for one owner: the tenant of the key or token, and its user. `Authorization: Bearer` carries a service
 key or a JWT; with a key that is bound to no user, `X-User-Id` names the user. What belongs to another owner is
-answered like what does not exist.
+answered like what does not exist. Operations on a tenant as a whole want one of its admin keys, and no user.
 
 Every error is `application/problem+json` (RFC 9457) with one of these types:
 
@@ -86,6 +87,7 @@ _TAGS = {
     "messages": "Appended once, in order, kept as they came; read, edited, deleted, restored.",
     "replies": "Made by the configured model, kept as they grow.",
     "events": "What happens, as it happens.",
+    "stats": "What is counted: of a conversation, and of a tenant by day.",
     "service": "Open to all, since it holds no data.",
 }
 
@@ -156,18 +158,21 @@ def _list_problems() -> str:
 def _operation(path: str, handler: HTTPRouteHandler) -> Json:
     operation: Operation = handler.opt["operation"]
     is_open = handler.opt.get("is_open", False)
+    is_admin = handler.opt.get("is_admin", False)
     summary, _, rest = inspect.cleandoc(handler.fn.__doc__ or "").partition("\n")
     document: Json = {
         "operationId": handler.operation_id,
         "summary": summary.rstrip("."),
         "tags": handler.resolve_tags(),
-        "parameters": _parameters(path, operation, is_open=is_open),
-        "responses": _responses(operation, is_open=is_open),
+        "parameters": _parameters(path, operation, acts_for_user=not (is_open or is_admin)),
+        "responses": _responses(operation, () if is_open else _ADMIN_ERRORS if is_admin else _COMMON_ERRORS),
     }
     if rest.strip():
         document["description"] = rest.strip()
     if is_open:
         document["security"] = []
+    if is_admin:
+        document["security"] = [{"serviceKey": []}]
     if operation.body:
         schemas = [_schema(kind) for kind in operation.body]
         media: Json = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
@@ -256,14 +261,14 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _parameters(path: str, operation: Operation, *, is_open: bool) -> list[Json]:
+def _parameters(path: str, operation: Operation, *, acts_for_user: bool) -> list[Json]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     parameters: list[Json] = [
         {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS[name]} for name in names
     ]
     if operation.query is not None:
         parameters += _query_parameters(operation.query)
-    headers = operation.headers if is_open else ("X-User-Id", *operation.headers)
+    headers = ("X-User-Id", *operation.headers) if acts_for_user else operation.headers
     return parameters + [{"name": name, "in": "header", "required": False, **_HEADERS[name]} for name in headers]
 
 
@@ -297,7 +302,7 @@ def _query_parameters(struct: type[Struct]) -> list[Json]:
     return parameters
 
 
-def _responses(operation: Operation, *, is_open: bool) -> Json:
+def _responses(operation: Operation, common_errors: Sequence[type[DomainError]]) -> Json:
     responses: Json = {}
     for status, kind in operation.answers.items():
         names = (*operation.answer_headers, "x-request-id")
@@ -311,9 +316,7 @@ def _responses(operation: Operation, *, is_open: bool) -> Json:
         if content:
             response["content"] = content
         responses[str(status)] = response
-    possible = [*operation.errors, *_ALWAYS_POSSIBLE]
-    if not is_open:
-        possible += _COMMON_ERRORS
+    possible = [*operation.errors, *_ALWAYS_POSSIBLE, *common_errors]
     if operation.body:
         possible += _BODY_ERRORS
     by_status: dict[int, list[type[DomainError]]] = defaultdict(list)

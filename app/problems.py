@@ -39,6 +39,7 @@ PROBLEMS: dict[type[DomainError], tuple[int, str]] = {
     errors.UserRequired: (400, "user-required"),
     errors.InvalidCredentials: (401, "invalid-credentials"),
     errors.UserMismatch: (403, "user-mismatch"),
+    errors.AdminRequired: (403, "admin-required"),
     errors.NotFound: (404, "not-found"),
     MethodNotAllowed: (405, "method-not-allowed"),
     errors.RequestTimeout: (408, "request-timeout"),

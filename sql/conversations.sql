@@ -311,7 +311,8 @@ WHERE
 
 -- name: fork_conversation(owner_id, id, source_id, through_seq, title)
 -- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's. Of
--- a reply that is being made only its place is copied: nobody makes it there.
+-- a reply that is being made only its place is copied: nobody makes it there. The copies are tallied
+-- as counted already: they were said before.
 WITH counted_messages AS (
     SELECT
         count(*) AS last_seq,
@@ -397,6 +398,26 @@ WITH counted_messages AS (
         AND message.conversation_id = :source_id
         AND message.seq <= :through_seq
         AND message.deleted_at IS NULL
+), created_tally AS (
+    INSERT INTO conversation_tallies (
+        owner_id, conversation_id, last_seq, revision, user_message_count,
+        assistant_message_count, tool_message_count, system_message_count,
+        developer_message_count, input_tokens, output_tokens, is_new
+    )
+    SELECT
+        :owner_id,
+        :id,
+        counted_messages.last_seq,
+        0,
+        counted_messages.user_message_count,
+        counted_messages.assistant_message_count,
+        counted_messages.tool_message_count,
+        counted_messages.system_message_count,
+        counted_messages.developer_message_count,
+        0,
+        0,
+        TRUE
+    FROM counted_messages
 )
 
 SELECT id FROM forked_conversation;

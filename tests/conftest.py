@@ -19,6 +19,7 @@ import pytest
 from litestar import Litestar
 from psycopg import sql
 
+from app import rollups
 from app.database import connect
 from app.database_url import DatabaseUrl
 from app.embedded import EmbeddedServer, embedded_postgres
@@ -35,6 +36,8 @@ TEMPLATE = "verbatim_template"
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
 
 BINARIES = {"15": Path("/usr/lib/postgresql/15/bin")}  # where Debian's package has them; 18 is the wheel's
+
+rollups.INTERVAL_SECONDS = 86_400  # tests roll up by hand
 
 _numbers = count(1)
 

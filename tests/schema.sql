@@ -1,5 +1,32 @@
 -- What the migrations make. `REGENERATE=1 pytest tests/test_migrations.py` writes it.
 
+CREATE TABLE public.conversation_days (
+    owner_id uuid NOT NULL,
+    conversation_id uuid NOT NULL,
+    day date NOT NULL,
+    tenant_id text NOT NULL,
+    turn_count bigint NOT NULL,
+    duration_seconds double precision NOT NULL
+)
+WITH (fillfactor='80');
+
+CREATE TABLE public.conversation_tallies (
+    owner_id uuid NOT NULL,
+    conversation_id uuid NOT NULL,
+    last_seq bigint NOT NULL,
+    revision bigint NOT NULL,
+    user_message_count bigint NOT NULL,
+    assistant_message_count bigint NOT NULL,
+    tool_message_count bigint NOT NULL,
+    system_message_count bigint NOT NULL,
+    developer_message_count bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    is_new boolean NOT NULL,
+    active_day date
+)
+WITH (fillfactor='80');
+
 CREATE TABLE public.conversations (
     owner_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -74,6 +101,12 @@ CREATE TABLE public.migration_checksums (
     sha256 text NOT NULL
 );
 
+CREATE TABLE public.owner_days (
+    owner_id uuid NOT NULL,
+    day date NOT NULL,
+    tenant_id text NOT NULL
+);
+
 CREATE TABLE public.owners (
     id uuid NOT NULL,
     tenant_id text NOT NULL,
@@ -105,6 +138,14 @@ CREATE TABLE public.reply_chunks (
     text json NOT NULL
 );
 
+CREATE TABLE public.rollups (
+    name text NOT NULL,
+    after_active_at timestamp with time zone NOT NULL,
+    after_owner uuid NOT NULL,
+    after_conversation uuid NOT NULL,
+    rolled_up_at timestamp with time zone
+);
+
 CREATE TABLE public.service_keys (
     prefix text NOT NULL,
     sha256 bytea NOT NULL,
@@ -120,6 +161,31 @@ CREATE TABLE public.service_keys (
     CONSTRAINT service_keys_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 255)))
 );
 
+CREATE TABLE public.tenant_days (
+    tenant_id text NOT NULL,
+    day date NOT NULL,
+    conversation_count bigint NOT NULL,
+    new_conversation_count bigint NOT NULL,
+    active_user_count bigint NOT NULL,
+    user_message_count bigint NOT NULL,
+    assistant_message_count bigint NOT NULL,
+    tool_message_count bigint NOT NULL,
+    system_message_count bigint NOT NULL,
+    developer_message_count bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    median_turns double precision,
+    median_duration_seconds double precision,
+    is_stale boolean NOT NULL
+)
+WITH (fillfactor='80');
+
+ALTER TABLE ONLY public.conversation_days
+    ADD CONSTRAINT conversation_days_owner_id_conversation_id_day_pkey PRIMARY KEY (owner_id, conversation_id, day);
+
+ALTER TABLE ONLY public.conversation_tallies
+    ADD CONSTRAINT conversation_tallies_owner_id_conversation_id_pkey PRIMARY KEY (owner_id, conversation_id);
+
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_owner_id_id_pkey PRIMARY KEY (owner_id, id);
 
@@ -128,6 +194,9 @@ ALTER TABLE ONLY public.messages
 
 ALTER TABLE ONLY public.migration_checksums
     ADD CONSTRAINT migration_checksums_pkey PRIMARY KEY (migration_id);
+
+ALTER TABLE ONLY public.owner_days
+    ADD CONSTRAINT owner_days_owner_id_day_pkey PRIMARY KEY (owner_id, day);
 
 ALTER TABLE ONLY public.owners
     ADD CONSTRAINT owners_id_pkey PRIMARY KEY (id);
@@ -138,8 +207,18 @@ ALTER TABLE ONLY public.replies
 ALTER TABLE ONLY public.reply_chunks
     ADD CONSTRAINT reply_chunks_owner_id_conversation_id_seq_from_char_pkey PRIMARY KEY (owner_id, conversation_id, seq, from_char);
 
+ALTER TABLE ONLY public.rollups
+    ADD CONSTRAINT rollups_name_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY public.service_keys
     ADD CONSTRAINT service_keys_prefix_pkey PRIMARY KEY (prefix);
+
+ALTER TABLE ONLY public.tenant_days
+    ADD CONSTRAINT tenant_days_tenant_id_day_pkey PRIMARY KEY (tenant_id, day);
+
+CREATE INDEX conversation_days_day_tenant_id_idx ON public.conversation_days USING btree (day, tenant_id);
+
+CREATE INDEX conversations_active_at_owner_id_id_idx ON public.conversations USING btree (active_at, owner_id, id) WHERE (active_at > '1970-01-01 00:00:00+00'::timestamp with time zone);
 
 CREATE INDEX conversations_deleted_at_idx ON public.conversations USING btree (deleted_at) WHERE (deleted_at IS NOT NULL);
 
@@ -159,17 +238,30 @@ CREATE UNIQUE INDEX messages_owner_id_conversation_id_client_id_key ON public.me
 
 CREATE INDEX messages_owner_id_conversation_id_revision_idx ON public.messages USING btree (owner_id, conversation_id, revision) WHERE (revision > 0);
 
+CREATE INDEX owner_days_day_tenant_id_owner_id_idx ON public.owner_days USING btree (day, tenant_id, owner_id);
+
 CREATE INDEX replies_created_at_idx ON public.replies USING btree (created_at) WHERE (ended_at IS NULL);
 
 CREATE UNIQUE INDEX replies_owner_id_conversation_id_key ON public.replies USING btree (owner_id, conversation_id) WHERE (ended_at IS NULL);
 
+CREATE INDEX tenant_days_is_stale_idx ON public.tenant_days USING btree (tenant_id, day) WHERE is_stale;
+
 CREATE STATISTICS public.messages_owner_id_conversation_id_stat (dependencies) ON owner_id, conversation_id FROM public.messages;
+
+ALTER TABLE ONLY public.conversation_days
+    ADD CONSTRAINT conversation_days_owner_id_conversation_id_fkey FOREIGN KEY (owner_id, conversation_id) REFERENCES public.conversation_tallies(owner_id, conversation_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.conversation_tallies
+    ADD CONSTRAINT conversation_tallies_owner_id_conversation_id_fkey FOREIGN KEY (owner_id, conversation_id) REFERENCES public.conversations(owner_id, id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.conversations
     ADD CONSTRAINT conversations_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES public.owners(id);
 
 ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_owner_id_conversation_id_fkey FOREIGN KEY (owner_id, conversation_id) REFERENCES public.conversations(owner_id, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.owner_days
+    ADD CONSTRAINT owner_days_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES public.owners(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.replies
     ADD CONSTRAINT replies_owner_id_conversation_id_seq_fkey FOREIGN KEY (owner_id, conversation_id, seq) REFERENCES public.messages(owner_id, conversation_id, seq) ON DELETE CASCADE;

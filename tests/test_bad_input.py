@@ -147,9 +147,10 @@ async def world(template: EmbeddedServer) -> AsyncIterator[World]:
     run_sql(template.url(), "CREATE DATABASE bad_input TEMPLATE {} STRATEGY FILE_COPY", TEMPLATE)
     url = template.url("bad_input")
     connection = await connect(url, 5)
-    keys = {name: service_keys.new_key() for name in ("alice", "anyone")}
+    keys = {name: service_keys.new_key() for name in ("alice", "anyone", "admin")}
     await service_keys.create_service_key(connection, keys["alice"], "acme", "alice", is_admin=False)
     await service_keys.create_service_key(connection, keys["anyone"], "acme", None, is_admin=False)
+    await service_keys.create_service_key(connection, keys["admin"], "acme", None, is_admin=True)
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(running(Settings(), url))
         small = Settings(body_limit_bytes=2048, message_limit_bytes=1024)
@@ -178,11 +179,12 @@ class Operation(Struct):
     body: dict[str, object] | None
     is_body_optional: bool
     query: bytes
+    is_for_admins: bool
 
     def case(self, problem: str, **members: Any) -> Case:
         path = members.pop("path", self.template.format(**PARAMETERS))
         headers = [JSON, *members.pop("headers", [])] if self.body is not None else members.pop("headers", [])
-        sent = {"body": self.text, "query": self.query} | members
+        sent = {"body": self.text, "query": self.query, "key": "admin" if self.is_for_admins else "alice"} | members
         return Case(problem=problem, method=self.method, path=path, headers=headers, **sent)
 
     @property
@@ -216,6 +218,7 @@ def find_operations() -> Iterator[Operation]:
                 body=marked(body["content"]["application/json"]["example"]) if body else None,
                 is_body_optional=bool(body) and not body["required"],
                 query="&".join(f"{name}=1" for name in needed).encode(),
+                is_for_admins="admin-required" in str(operation["responses"].get("403")),
             )
 
 
@@ -458,11 +461,14 @@ def bad_credentials(operation: Operation) -> Cases:
 
 
 def bad_headers(operation: Operation) -> Cases:
-    for name, users in BAD_USERS.items():
+    for name, users in BAD_USERS.items() if not operation.is_for_admins else ():
         headers = [("x-user-id", user) for user in users]
         yield f"user {name}", operation.case("invalid-input", headers=headers, key="anyone")
-    yield "no user", operation.case("user-required", key="anyone")
-    yield "another user", operation.case("user-mismatch", headers=[("x-user-id", "bob")])
+    if operation.is_for_admins:
+        yield "no admin", operation.case("admin-required", key="anyone")
+    else:
+        yield "no user", operation.case("user-required", key="anyone")
+        yield "another user", operation.case("user-mismatch", headers=[("x-user-id", "bob")])
     yield "host", operation.case("invalid-input", headers=[("host", f"{CANARY} x")])
     for header, table in (("Idempotency-Key", BAD_KEYS), ("If-Match", BAD_VERSIONS)):
         for name, values in table.items() if header in operation.headers else ():

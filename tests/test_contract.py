@@ -4,7 +4,7 @@ import ast as python
 import pkgutil
 import re
 from collections.abc import Container, Iterator
-from datetime import datetime
+from datetime import date, datetime
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -35,10 +35,17 @@ OVER_ALL_OWNERS = {
     "list_expired_messages",
     "list_lapsed_replies",  # any replica ends what another has left
     "probe_conversations",  # readiness; what it reads is thrown away
+    "count_active_users",  # an admin's: how many, of the own tenant; no one's id leaves the database
+    "list_active_conversations",  # the roll-up adds up for everybody; from here on, it alone
+    "measure_tenant_days",
+    "list_expired_conversation_days",  # `verbatim purge`
+    "list_expired_owner_days",
 }
 PYTHON_TYPES = {
     "bool": bool,
     "bytea": bytes,
+    "date": date,
+    "float8": float,
     "int4": int,
     "int8": int,
     "json": Raw,

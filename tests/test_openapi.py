@@ -26,6 +26,7 @@ from tests.conftest import TEMPLATE, client_of, new_conversation, run_sql, runni
 
 COMMITTED = Path(__file__).with_name("openapi.json")
 UNDOCUMENTED = {"/openapi.json", "/docs"}
+ADMIN_KEY = service_keys.new_key()
 
 ROUTES = create_app(Settings(), parse_database_url("postgresql://localhost/nowhere")).routes
 DOCUMENT: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(build_document(ROUTES, version("verbatim"))))
@@ -72,6 +73,7 @@ async def client(template: EmbeddedServer) -> AsyncIterator[AsyncClient]:
     url, key = template.url("test_openapi"), service_keys.new_key()
     connection = await connect(url, 5)
     await service_keys.create_service_key(connection, key, "acme", "alice")
+    await service_keys.create_service_key(connection, ADMIN_KEY, "acme", None, is_admin=True)
     await connection.close()
     settings = Settings(pool_size=2, stream_seconds=0.05, allow_unsafe_database=True)
     async with running(settings, url) as app, client_of(app, key) as client:
@@ -202,7 +204,9 @@ async def test_an_operation_answers_as_it_says(client: AsyncClient, name: str) -
         for parameter in operation["parameters"]
         if parameter["in"] == "query" and parameter["required"]
     }
-    answer = await client.request(method, path.format(**ids), json=body, params=required)
+    is_for_admins = "admin-required" in str(operation["responses"].get("403"))
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"} if is_for_admins else {}
+    answer = await client.request(method, path.format(**ids), json=body, params=required, headers=headers)
     assert answer.is_success, answer.text
     documented = operation["responses"][str(answer.status_code)]
     always = documented["headers"].keys() - {"Location", "Idempotent-Replay"}

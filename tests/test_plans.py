@@ -59,6 +59,27 @@ SELECT
 FROM generate_series(1, 500) AS owner,
     LATERAL (SELECT n FROM generate_series(1, CASE owner WHEN 1 THEN {SIZE} ELSE 10 END) AS n) AS t;
 
+INSERT INTO owners (id, tenant_id, user_id, created_at)
+SELECT uuid_of(0, owner), 'tenant-' || owner % 20, 'user-' || owner, now() FROM generate_series(1, 2000) AS owner;
+
+INSERT INTO conversation_tallies (
+    owner_id, conversation_id, last_seq, revision, user_message_count, assistant_message_count, tool_message_count,
+    system_message_count, developer_message_count, input_tokens, output_tokens, is_new, active_day
+)
+SELECT owner_id, id, last_seq, 0, last_seq, 0, 0, 0, 0, 0, 0, false, updated_at::date FROM conversations;
+
+INSERT INTO conversation_days (owner_id, conversation_id, day, tenant_id, turn_count, duration_seconds)
+SELECT owner_id, id, updated_at::date, 'tenant-' || ('x' || right(owner_id::text, 4))::bit(16)::integer % 20, 5, 60
+FROM conversations;
+
+INSERT INTO owner_days (owner_id, day, tenant_id)
+SELECT uuid_of(0, owner), day, 'tenant-' || owner % 20
+FROM generate_series(1, 2000) AS owner, generate_series('2025-12-01', '2025-12-31', interval '1 day') AS day;
+
+INSERT INTO tenant_days
+SELECT 'tenant-' || n, day, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, n + extract(day FROM day) = 2
+FROM generate_series(0, 99) AS n, generate_series('2025-01-01', '2025-12-31', interval '1 day') AS day;
+
 ALTER TABLE conversations ALTER owner_id SET (n_distinct = -0.9);
 ALTER TABLE messages ALTER owner_id SET (n_distinct = -0.1), ALTER conversation_id SET (n_distinct = -0.2);
 """
@@ -119,6 +140,17 @@ STREAMS = {"Incremental Sort", "WindowAgg", "Subquery Scan", "LockRows", "Result
 """The nodes that ask for no more rows than they are asked for."""
 
 
+LARGE_TABLES = {
+    "owners",
+    "conversations",
+    "messages",
+    "conversation_tallies",
+    "conversation_days",
+    "owner_days",
+    "tenant_days",
+}
+
+
 def find_faults(plan: dict[str, Any]) -> list[str]:
     """The scans that read a whole table, all that an owner has, or the whole of a conversation.
 
@@ -126,7 +158,7 @@ def find_faults(plan: dict[str, Any]) -> list[str]:
     """
     faults = []
     for node, above in nodes_of(plan):
-        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in {"owners", "conversations", "messages"}:
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE_TABLES:
             faults.append(f"reads all {node['Relation Name']}")
         if node["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}:
             columns = set(re.findall(r"\((?:\w+\.)?(\w+) (?:=|<|>)", node.get("Index Cond", "")))
@@ -309,6 +341,7 @@ CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
     "the first archived conversations": ("list_archived_conversations", listing(0), {ARCHIVED}),
     "archived conversations deep down": ("list_archived_conversations", listing(0.4), {ARCHIVED}),
     "a conversation": ("get_conversation", of_owner(), {CONVERSATION}),
+    "what a conversation counts": ("get_conversation_stats", of_owner(), {CONVERSATION}),
     "a conversation by key": ("get_conversation_by_key", of_owner(key="key-5"), {KEY}),
     "no conversation by key": ("get_conversation_by_key", of_owner(key="nobody"), {KEY}),
     "a conflict of ids": ("find_conversation_conflict", of_owner(key=None), {CONVERSATION, KEY}),
@@ -373,6 +406,98 @@ def test_a_purge_lists_a_batch(database: Database, name: str, mode: str) -> None
     assert indexes_of(plan) == {f"{name.removeprefix('list_expired_')}_deleted_at_idx"}
     assert "Limit" in [node["Node Type"] for node, _ in nodes_of(plan)]
     assert buffers_of(plan) <= 60
+
+
+def activity(**values: object) -> Values:
+    """Behind a conversation in the midst of all that are active."""
+    place = {"active_at": BASE - SIZE // 2 * STEP, "owner": UUID(int=1), "conversation": LARGE.conversation(1)}
+    return {**place, "batch_size": 50, **values}
+
+
+DAY, OLD_DAY = (BASE - timedelta(days=3)).date(), (BASE - SIZE * STEP).date() + timedelta(days=2)
+CONVERSATION_IDS = [UUID(int=1 << 96 | number) for number in range(1, 51)]
+OWNER_IDS = [UUID(int=1)] * 50
+SUMS = ("conversation_counts", "new_conversation_counts", "active_user_counts", "user_message_counts")
+SUMS += ("assistant_message_counts", "tool_message_counts", "system_message_counts", "developer_message_counts")
+TALLIES = ("last_seqs", "revisions", *SUMS[3:], "input_tokens", "output_tokens")
+ROLLUPS: dict[str, tuple[str, Values, set[str], int]] = {
+    "a batch": (
+        "list_active_conversations",
+        activity(),
+        {
+            "conversations_active_at_owner_id_id_idx",
+            "owners_id_pkey",
+            "conversation_tallies_owner_id_conversation_id_pkey",
+        },
+        600,
+    ),
+    "tallies": (
+        "update_tallies",
+        {"owner_ids": OWNER_IDS, "conversation_ids": CONVERSATION_IDS, "active_days": [DAY] * 50}
+        | {name: [1] * 50 for name in TALLIES},
+        set(),
+        1000,
+    ),
+    "sums": (
+        "update_tenant_days",
+        {"tenant_ids": ["tenant-5"], "days": [DAY]} | {name: [1] for name in (*SUMS, *TALLIES[-2:])},
+        set(),
+        50,
+    ),
+    "medians": (
+        "measure_tenant_days",
+        {"tenant_ids": ["tenant-5", "tenant-6"], "days": [DAY, DAY]},
+        {"conversation_days_day_tenant_id_idx"},
+        400,
+    ),
+    "stale days": ("list_stale_days", {"batch_size": 5}, {"tenant_days_is_stale_idx"}, 20),
+    "a month of a tenant": (
+        "list_tenant_days",
+        {"tenant_id": "tenant-5", "from_day": DAY - timedelta(days=29), "through_day": DAY},
+        {"tenant_days_tenant_id_day_pkey"},
+        60,
+    ),
+    "users of a month": (
+        "count_active_users",
+        {"tenant_id": "tenant-5", "days": [DAY - timedelta(days=n) for n in range(30)]},
+        {"owner_days_day_tenant_id_owner_id_idx"},
+        400,
+    ),
+    "old conversations": (
+        "list_expired_conversation_days",
+        {"before_day": OLD_DAY, "batch_size": 50},
+        {"conversation_days_day_tenant_id_idx"},
+        60,
+    ),
+    "purged old conversations": (
+        "purge_conversation_days",
+        {"owner_ids": OWNER_IDS, "conversation_ids": CONVERSATION_IDS, "days": [DAY] * 50},
+        {"conversation_days_owner_id_conversation_id_day_pkey"},
+        600,
+    ),
+    "old users": (
+        "list_expired_owner_days",
+        {"before_day": BASE.date(), "batch_size": 50},
+        {"owner_days_day_tenant_id_owner_id_idx"},
+        60,
+    ),
+    "purged old users": (
+        "purge_owner_days",
+        {"owner_ids": OWNER_IDS, "days": [DAY - timedelta(days=n) for n in range(50)]},
+        {"owner_days_owner_id_day_pkey"},
+        600,
+    ),
+}
+"""What the roll-up and who reads it do, the indexes of that, and the most pages it may touch."""
+
+
+@pytest.mark.parametrize("case", ROLLUPS)
+def test_a_roll_up_works_on_its_batch(database: Database, case: str, mode: str) -> None:
+    name, values, indexes, pages = ROLLUPS[case]
+    plan = explain(database, name, values, mode, ", ANALYZE, BUFFERS")
+    assert find_faults(plan) == []
+    assert indexes_of(plan) <= indexes
+    assert buffers_of(plan) <= pages
 
 
 # The rule itself

@@ -26,7 +26,7 @@ async def test_a_service_with_its_database_is_alive_and_ready(app: Litestar) -> 
 
 
 async def test_without_its_tables_a_service_is_alive_and_not_ready(app: Litestar, connection: Conn) -> None:
-    await connection.execute("DROP TABLE messages, conversations")
+    await connection.execute("DROP TABLE messages, conversations CASCADE")
     async with client_of(app) as nobody:
         assert (await nobody.get("/healthz")).status_code == 200
         answer = await nobody.get("/readyz")
@@ -64,7 +64,7 @@ async def test_readiness_is_asked_of_the_database_once_a_second(
         now = health.monotonic()
         monkeypatch.setattr(health, "monotonic", lambda: now)
         assert (await nobody.get("/readyz")).status_code == 200
-        await connection.execute("DROP TABLE messages, conversations")
+        await connection.execute("DROP TABLE messages, conversations CASCADE")
         assert (await nobody.get("/readyz")).status_code == 200
         monkeypatch.setattr(health, "monotonic", lambda: now + 1.1)
         assert (await nobody.get("/readyz")).status_code == 503

@@ -9,6 +9,7 @@ from msgspec import Struct
 from app.headers import Expected
 from app.queries import BULK_SECONDS, Conn, NoRow, Query
 from app.stores.conversations import lock_conversation
+from app.stores.rollups import purge_days
 
 BATCH_SIZE = 5000
 """The most rows that one statement erases."""
@@ -46,7 +47,10 @@ async def purge_conversation(
 
 
 async def purge(connection: Conn, restore_days: int) -> tuple[int, int]:
-    """Erases all that was deleted longer ago than `restore_days`; how many conversations and single messages."""
+    """Erases all that was deleted longer ago than `restore_days`; how many conversations and single messages.
+
+    And what is kept of each day for its statistics, when it is old.
+    """
     conversation_count = message_count = 0
     while conversations := await _LIST_CONVERSATIONS.fetch(
         connection, restore_days=restore_days, batch_size=BATCH_SIZE
@@ -64,6 +68,7 @@ async def purge(connection: Conn, restore_days: int) -> tuple[int, int]:
                 through_seq=last.seq,
                 restore_days=restore_days,
             )
+    await purge_days(connection)
     return conversation_count, message_count
 
 

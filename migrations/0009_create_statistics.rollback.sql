@@ -1,0 +1,1 @@
+DROP TABLE tenant_days, owner_days, conversation_days, conversation_tallies, rollups;

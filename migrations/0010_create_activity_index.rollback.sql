@@ -1,0 +1,1 @@
+DROP INDEX conversations_active_at_owner_id_id_idx;
