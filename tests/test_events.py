@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 from jsonschema import Draft202012Validator
 from msgspec.structs import replace
 
@@ -14,6 +15,7 @@ from app import auth, heads
 from app.database_url import DatabaseUrl
 from app.queries import Conn
 from app.settings import Settings
+from app.stores import heads as stores_heads
 from app.stores import service_keys
 from tests.conftest import NewKey, append, new_conversation, problem
 from tests.live import Event, Replica, events_of, replica
@@ -357,6 +359,34 @@ async def test_followers_hold_no_connection(settings: Settings, url: DatabaseUrl
         assert await connection.fetchval(sessions) == 1
         for stream in streams:
             await stream.__aexit__(None, None, None)
+
+
+async def test_idle_followers_cost_one_statement_a_look(
+    settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    statements: list[str] = []
+
+    async def list_moved_heads(connection: Conn, known: Any) -> Any:
+        looks.append(len(known))
+        return await stores_heads.list_moved_heads(connection, known)
+
+    async with replica(settings, url) as made, made.client(key) as client, AsyncExitStack() as stack:
+        for _ in range(30):
+            await stack.enter_async_context(following(client, await new_conversation(client)))
+        await asyncio.sleep(0.3)
+        monkeypatch.setattr(heads, "list_moved_heads", list_moved_heads)
+        for method in ("fetch", "fetchrow"):
+            inner = getattr(PoolConnectionProxy, method)
+
+            async def counted(self: Any, query: str, *rest: Any, inner: Any = inner, **options: Any) -> Any:
+                statements.append(query)
+                return await inner(self, query, *rest, **options)
+
+            monkeypatch.setattr(PoolConnectionProxy, method, counted)
+        await asyncio.sleep(1)
+    assert set(looks[:3]) == {30}
+    assert len(statements) <= 1 / settings.follow_seconds + 2  # a look each time, and the sweep for replies
 
 
 async def test_a_database_that_comes_back_is_followed_again(

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.database_url import DatabaseUrl
+from app.errors import Unavailable
 from app.queries import Conn
 from app.settings import Settings
 from tests.conftest import NewKey, append, contents, new_conversation, problem
@@ -367,18 +368,21 @@ async def test_a_reply_is_cancelled_from_any_replica(
     assert (await ask(elsewhere, path, "Go on."))["message"]["status"] == "completed"
 
 
-async def test_a_reply_whose_replica_is_gone_is_ended_by_another(
-    settings: Settings, alice: httpx.AsyncClient, connection: Conn, model: ModelServer
+async def test_a_reply_that_is_not_renewed_is_ended_by_another_replica(
+    alice: httpx.AsyncClient, elsewhere: httpx.AsyncClient, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def cut_off(*_: object) -> bool:
+        raise Unavailable
+
     path = await new_conversation(alice)
     model.answers([Send(chunk({"content": "I shall "})), Hang()])
     reply = await begin(alice, path, "Go.")
-    # As a replica would leave it that was killed: nobody renews it, and it has kept a chunk.
-    await connection.execute("UPDATE replies SET renewed_at = now() - interval '1 hour'")
-    async with asyncio.timeout(settings.reply_lease_seconds):
-        events = await read_events(alice, f"{reply}/events")
+    monkeypatch.setattr("app.writers.keep_reply", cut_off)
+    async with asyncio.timeout(3):  # a lease of 1.5 s, and a look every 0.3 s
+        events = await read_events(elsewhere, f"{reply}/events")
     assert (events[-1].data["finish_reason"], events[-1].data["message"]["status"]) == ("lost", "incomplete")
     assert joined(events) == events[-1].data["message"]["content"] == "I shall "
+    model.release()
 
 
 async def test_a_truncated_reply_comes_back_as_it_was_cut(alice: httpx.AsyncClient, model: ModelServer) -> None:
