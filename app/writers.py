@@ -30,7 +30,7 @@ from app.stores.replies import (
     get_reply,
     keep_reply,
 )
-from app.wire.context import ContextQuery
+from app.wire.context import Context, ContextQuery
 from app.wire.messages import Appended, Message, Version
 from app.wire.replies import FinishReason
 
@@ -172,19 +172,17 @@ class _Writer:
         await self._end(ending)
 
     async def _read(self) -> Finish:
-        request = await self._request()
-        async with (
-            asyncio.timeout(self._settings.reply_timeout_seconds),
-            aclosing(self._model.stream(request)) as pieces,
-        ):
-            async for piece in pieces:
-                match piece:
-                    case TextDelta(text=text):
-                        self._add(text)
-                        if self._text_bytes > self._settings.message_limit_bytes:
-                            return Finish(reason="length", tool_calls=None, usage=None, model=None)
-                    case Finish():
-                        return piece
+        async with asyncio.timeout(self._settings.reply_timeout_seconds):
+            request = await self._request()
+            async with aclosing(self._model.stream(request)) as pieces:
+                async for piece in pieces:
+                    match piece:
+                        case TextDelta(text=text):
+                            self._add(text)
+                            if self._text_bytes > self._settings.message_limit_bytes:
+                                return Finish(reason="length", tool_calls=None, usage=None, model=None)
+                        case Finish():
+                            return piece
         raise ModelFailed
 
     def _add(self, text: str) -> None:
@@ -203,14 +201,7 @@ class _Writer:
         instructions = settings.model_system_prompt if asked.instructions is None else asked.instructions
         before = [Raw(msgspec.json.encode({"role": "system", "content": instructions}))] if instructions else []
         spent = sum(len(bytes(raw)) for raw in (*before, asked.tools or b"")) // _BYTES_OF_A_TOKEN
-        async with self._database.connection() as connection:
-            context = await get_context(
-                connection,
-                self._reply_id.owner_id,
-                self._reply_id.conversation_id,
-                ContextQuery(max_tokens=max(1, settings.model_context_tokens - spent), format="openai", complete=True),
-                before_seq=self._reply_id.seq,
-            )
+        context = await self._context(max(1, settings.model_context_tokens - spent))
         if context.through_seq is None and context.cut is not None:
             raise ContextExceeded
         return ModelRequest(
@@ -219,6 +210,20 @@ class _Writer:
             tool_choice=asked.tool_choice,
             max_output_tokens=asked.max_output_tokens,
         )
+
+    async def _context(self, max_tokens: int) -> Context:
+        """What the model is shown, however long the database takes to come back."""
+        while True:
+            with suppress(Unavailable):
+                async with self._database.connection() as connection:
+                    return await get_context(
+                        connection,
+                        self._reply_id.owner_id,
+                        self._reply_id.conversation_id,
+                        ContextQuery(max_tokens=max_tokens, format="openai", complete=True),
+                        before_seq=self._reply_id.seq,
+                    )
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _keep(self) -> bool:
         """Keeps the text while it grows; False: nobody wants it any more."""
