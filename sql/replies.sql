@@ -147,7 +147,8 @@ WHERE
     AND seq = :seq;
 
 -- name: list_lapsed_replies(lease_seconds, batch_size)
--- Over all owners: live replies that nobody has renewed within the lease, oldest first.
+-- Over all owners: live replies that nobody has renewed within the lease, oldest first. The condition
+-- on 1970 is the index's own.
 SELECT
     owner_id,
     conversation_id,
@@ -155,6 +156,7 @@ SELECT
 FROM replies
 WHERE
     ended_at IS NULL
+    AND created_at > '1970-01-01 00:00:00+00'
     AND renewed_at < now() - make_interval(secs => :lease_seconds)
 ORDER BY created_at
 LIMIT :batch_size;

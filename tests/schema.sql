@@ -240,7 +240,7 @@ CREATE INDEX messages_owner_id_conversation_id_revision_idx ON public.messages U
 
 CREATE INDEX owner_days_day_tenant_id_owner_id_idx ON public.owner_days USING btree (day, tenant_id, owner_id);
 
-CREATE INDEX replies_created_at_idx ON public.replies USING btree (created_at) WHERE (ended_at IS NULL);
+CREATE INDEX replies_created_at_idx ON public.replies USING btree (created_at) WHERE ((ended_at IS NULL) AND (created_at > '1970-01-01 00:00:00+00'::timestamp with time zone));
 
 CREATE UNIQUE INDEX replies_owner_id_conversation_id_key ON public.replies USING btree (owner_id, conversation_id) WHERE (ended_at IS NULL);
 
