@@ -231,7 +231,8 @@ class _Writer:
         renewal_seconds = self._settings.reply_lease_seconds / _RENEWALS
         kept_at = loop.time()
         while not self._reading.done():
-            await self._wait(self._has_fresh, kept_at + renewal_seconds)
+            if self._chunk is None:
+                await self._wait(self._has_fresh, kept_at + renewal_seconds)
             if self._has_fresh.is_set():
                 await self._wait(self._is_full, kept_at + self._settings.reply_flush_seconds)
             if self._reading.done():
