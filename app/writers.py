@@ -163,12 +163,13 @@ class _Writer:
         self._reading.cancel()
 
     async def _run(self) -> None:
-        if await self._keep():
-            ending = await self._ending()
-        else:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
-            ending = Ending("cancelled")
+        try:
+            ending = await self._ending() if await self._keep() else Ending("cancelled")
+        except Exception as error:  # noqa: BLE001  # nobody else would stop the model
+            _log_broken(error)
+            ending = Ending("internal-error", "".join(self._text))
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
         await self._end(ending)
 
     async def _read(self) -> Finish:
