@@ -25,10 +25,10 @@ from app.stores.replies import (
     Ending,
     ReplyId,
     begin_reply,
-    end_lapsed_replies,
     end_reply,
     get_reply,
     keep_reply,
+    list_lapsed_replies,
 )
 from app.wire.context import Context, ContextQuery
 from app.wire.messages import Appended, Message, Version
@@ -129,19 +129,28 @@ class Writers:
             writer.stop()
 
     async def _end_lapsed(self) -> None:
-        lease_seconds = self._settings.reply_lease_seconds
         while True:
-            await asyncio.sleep(lease_seconds / _RENEWALS)
+            await asyncio.sleep(self._settings.reply_lease_seconds / _RENEWALS)
             try:
                 async with self._database.connection() as connection:
-                    ended = await end_lapsed_replies(connection, lease_seconds, _BATCH_SIZE)
+                    lapsed = await list_lapsed_replies(connection, self._settings.reply_lease_seconds, _BATCH_SIZE)
             except Unavailable:
                 continue
             except Exception as error:  # noqa: BLE001  # it goes on for the others
                 _log_broken(error)
                 continue
-            for reply_id in ended:
-                self._heads.wake(reply_id.owner_id, reply_id.conversation_id)
+            for reply_id in lapsed:
+                await self._end_lapsed_reply(reply_id)
+
+    async def _end_lapsed_reply(self, reply_id: ReplyId) -> None:
+        """Ends one unless it is renewed, or its conversation is locked: then it is listed again."""
+        try:
+            async with self._database.connection(lane=(reply_id.owner_id, reply_id.conversation_id)) as connection:
+                await end_reply(connection, reply_id, Ending("lost"), self._settings.reply_lease_seconds)
+        except Unavailable:
+            pass
+        except Exception as error:  # noqa: BLE001  # it goes on for the others
+            _log_broken(error)
 
 
 class _Writer:

@@ -230,10 +230,9 @@ async def _end(connection: Conn, reply_id: ReplyId, ending: Ending, lapsed_secon
     return True
 
 
-async def end_lapsed_replies(connection: Conn, lease_seconds: float, batch_size: int) -> list[ReplyId]:
-    """Ends the replies that no replica has renewed within the lease; those it has ended."""
-    lapsed = await _LIST_LAPSED.fetch(connection, lease_seconds=lease_seconds, batch_size=batch_size)
-    return [reply_id for reply_id in lapsed if await end_reply(connection, reply_id, Ending("lost"), lease_seconds)]
+async def list_lapsed_replies(connection: Conn, lease_seconds: float, batch_size: int) -> list[ReplyId]:
+    """The live replies that no replica has renewed within the lease, oldest first."""
+    return await _LIST_LAPSED.fetch(connection, lease_seconds=lease_seconds, batch_size=batch_size)
 
 
 def _key(reply_id: ReplyId) -> dict[str, object]:
