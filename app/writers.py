@@ -129,15 +129,22 @@ class Writers:
             writer.stop()
 
     async def _end_lapsed(self) -> None:
+        pause_seconds = self._settings.reply_lease_seconds / _RENEWALS
+        was_away = False
         while True:
-            await asyncio.sleep(self._settings.reply_lease_seconds / _RENEWALS)
+            await asyncio.sleep(pause_seconds)
             try:
                 async with self._database.connection() as connection:
                     lapsed = await list_lapsed_replies(connection, self._settings.reply_lease_seconds, _BATCH_SIZE)
             except Unavailable:
+                was_away = True
                 continue
             except Exception as error:  # noqa: BLE001  # it goes on for the others
                 _log_broken(error)
+                continue
+            if was_away:  # nobody could renew: who lives does so now
+                was_away = False
+                await asyncio.sleep(self._settings.reply_lease_seconds)
                 continue
             for reply_id in lapsed:
                 await self._end_lapsed_reply(reply_id)
