@@ -65,12 +65,16 @@ class _ConversationLook:
         self._begins = True
 
     async def __call__(self) -> tuple[list[bytes], bool]:
-        async with self._database.connection() as connection:
-            try:
+        before = dict(self.__dict__)
+        try:
+            async with self._database.connection() as connection:
                 return await self._look(connection), False
-            except errors.NotFound:
-                gone = ConversationGone(id=str(self._conversation_id))
-                return [sse.event("conversation.deleted", _encode(gone))], True
+        except errors.NotFound:
+            gone = ConversationGone(id=str(self._conversation_id))
+            return [sse.event("conversation.deleted", _encode(gone))], True
+        except errors.Unavailable:
+            self.__dict__.update(before)  # what was found so far is told by nobody
+            raise
 
     async def _look(self, connection: Conn) -> list[bytes]:
         if self._begins:
