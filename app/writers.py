@@ -5,8 +5,9 @@ What a reader is given of a growing text is committed before: a reader and the d
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from contextlib import aclosing, suppress
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 from msgspec import Raw, Struct
@@ -21,11 +22,13 @@ from app.settings import Settings
 from app.stores.appends import Append
 from app.stores.contexts import get_context
 from app.stores.replies import (
+    Begin,
     Chunk,
     Ending,
     ReplyId,
     begin_reply,
     end_reply,
+    find_begun_reply,
     get_reply,
     keep_reply,
     list_lapsed_replies,
@@ -67,6 +70,7 @@ class Writers:
     def __init__(self, database: Database, model: Model, heads: Heads, settings: Settings) -> None:
         self._database, self._model, self._heads, self._settings = database, model, heads, settings
         self._writers: dict[ReplyId, _Writer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -76,8 +80,11 @@ class Writers:
     async def close(self) -> None:
         """Gives the replies a moment to end, then ends them as they are."""
         if self._sweep is not None:
-            self._sweep.cancel()
-            await asyncio.wait({self._sweep})
+            self._tasks.add(self._sweep)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         for seconds in (_CLOSE_SECONDS, _CLOSE_SECONDS):
             if tasks := {writer.task for writer in self._writers.values()}:
                 await asyncio.wait(tasks, timeout=seconds)
@@ -91,25 +98,58 @@ class Writers:
     ) -> tuple[Appended, ReplyId, bool]:
         """What was appended, the reply, and whether it is a replay; goes on when the request does not.
 
-        Raises what begin_reply raises, and Unavailable: too many replies are made here.
+        Raises what begin_reply raises.
         """
-        if len(self._writers) >= self._settings.reply_limit:
-            raise Unavailable
         return await asyncio.shield(asyncio.create_task(self._begin(owner_id, conversation_id, append, asked)))
 
     async def _begin(
         self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked
     ) -> tuple[Appended, ReplyId, bool]:
-        async with self._database.connection(lane=(owner_id, conversation_id)) as connection:
-            appended, is_replay = await begin_reply(
-                connection, owner_id, conversation_id, append, self._model.name, self._settings.reply_lease_seconds
-            )
+        begin = Begin(
+            model=self._model.name,
+            writer_id=uuid4(),
+            lease_seconds=self._settings.reply_lease_seconds,
+            is_full=len(self._writers) >= self._settings.reply_limit,
+        )
+        try:
+            async with self._database.connection(lane=(owner_id, conversation_id)) as connection:
+                appended, is_replay = await begin_reply(connection, owner_id, conversation_id, append, begin)
+        except Unavailable:
+            if begin.is_written:
+                self._go_on(self._adopt(owner_id, conversation_id, begin.writer_id, asked))
+            raise
         reply_id = ReplyId(owner_id, conversation_id, appended.messages[-1].seq)
         if not is_replay:
-            writer = _Writer(self._database, self._model, self._settings, reply_id, asked)
-            self._writers[reply_id] = writer
-            writer.task.add_done_callback(lambda _task: self._writers.pop(reply_id, None))
+            self._write(reply_id, asked)
         return appended, reply_id, is_replay
+
+    async def _adopt(self, owner_id: UUID, conversation_id: UUID, writer_id: UUID, asked: Asked) -> None:
+        """Makes the reply after all where only the answer to its commit was lost."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._settings.reply_lease_seconds
+        while loop.time() < ends_at:
+            try:
+                async with self._database.connection(lane=(owner_id, conversation_id)) as connection:
+                    reply_id = await find_begun_reply(connection, owner_id, conversation_id, writer_id)
+            except Unavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            except NotFound:
+                return
+            if reply_id is not None:
+                self._write(reply_id, asked)
+            return
+
+    def _write(self, reply_id: ReplyId, asked: Asked) -> None:
+        writer = _Writer(self._database, self._model, self._settings, reply_id, asked)
+        self._writers[reply_id] = writer
+        writer.task.add_done_callback(lambda _task: self._writers.pop(reply_id, None))
+
+    def _go_on(self, work: Coroutine[None, None, None]) -> None:
+        """Behind the answer."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def wait(self, caller: Caller, reply_id: ReplyId) -> tuple[Message, FinishReason | None, Version]:
         """The reply as it has ended, wherever it is made. Raises NotFound: it was deleted meanwhile."""

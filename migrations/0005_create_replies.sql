@@ -4,11 +4,13 @@
 -- The making of one assistant message by a model. A live one (`ended_at` NULL) is renewed while a
 -- replica works on it; one that is not renewed within the lease is ended by any other replica.
 -- `char_count` is the length of the text that is kept so far, in code points; `reason` says why it
--- ended. Distributed with messages on Citus.
+-- ended; by `writer_id` who began it knows it again when the answer to its commit was lost.
+-- Distributed with messages on Citus.
 CREATE TABLE replies (
     owner_id uuid NOT NULL,
     conversation_id uuid NOT NULL,
     seq bigint NOT NULL,
+    writer_id uuid NOT NULL,
     char_count bigint NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL,
     renewed_at timestamptz NOT NULL,
@@ -29,8 +31,8 @@ ON replies (owner_id, conversation_id)
 WHERE ended_at IS NULL;
 
 -- list_lapsed_replies reads it: over all owners, only live ones enter, and `created_at` never moves.
--- The condition on 1970 always holds, and only that statement says it: no other one can be planned
--- over all owners.
+-- The condition on 1970 always holds, and only that statement says it: no other can be planned over
+-- all owners.
 CREATE INDEX replies_created_at_idx
 ON replies (created_at)
 WHERE ended_at IS NULL AND created_at > '1970-01-01 00:00:00+00';

@@ -1,9 +1,9 @@
 -- A reply is an assistant message while a model makes it, and how that ended.
 
--- name: create_reply(owner_id, conversation_id, seq)
+-- name: create_reply(owner_id, conversation_id, seq, writer_id)
 -- The conversation is locked, and has no live reply. The message is there.
-INSERT INTO replies (owner_id, conversation_id, seq, created_at, renewed_at)
-VALUES (:owner_id, :conversation_id, :seq, now(), now());
+INSERT INTO replies (owner_id, conversation_id, seq, writer_id, created_at, renewed_at)
+VALUES (:owner_id, :conversation_id, :seq, :writer_id, now(), now());
 
 -- name: get_reply(owner_id, conversation_id, seq)
 -- No row: the message is no reply. Also of a deleted message.
@@ -31,6 +31,7 @@ WHERE
 -- No row: no reply is being made. is_lapsed: nobody has renewed it within the lease.
 SELECT
     seq,
+    writer_id,
     renewed_at < now() - make_interval(secs => :lease_seconds) AS is_lapsed
 FROM replies
 WHERE
@@ -147,8 +148,8 @@ WHERE
     AND seq = :seq;
 
 -- name: list_lapsed_replies(lease_seconds, batch_size)
--- Over all owners: live replies that nobody has renewed within the lease, oldest first. The condition
--- on 1970 is the index's own.
+-- Over all owners: live replies that nobody has renewed within the lease, oldest first. The
+-- condition on 1970 is the index's own.
 SELECT
     owner_id,
     conversation_id,

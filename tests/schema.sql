@@ -120,6 +120,7 @@ CREATE TABLE public.replies (
     owner_id uuid NOT NULL,
     conversation_id uuid NOT NULL,
     seq bigint NOT NULL,
+    writer_id uuid NOT NULL,
     char_count bigint DEFAULT 0 NOT NULL,
     created_at timestamp with time zone NOT NULL,
     renewed_at timestamp with time zone NOT NULL,

@@ -81,9 +81,9 @@ SELECT 'tenant-' || n, day, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, n + extract(day 
 FROM generate_series(0, 99) AS n, generate_series('2025-01-01', '2025-12-31', interval '1 day') AS day;
 
 -- Each tenth message of a conversation is a reply; the last one is live, and has as many chunks as there are messages.
-INSERT INTO replies (owner_id, conversation_id, seq, char_count, created_at, renewed_at, ended_at, reason)
+INSERT INTO replies (owner_id, conversation_id, seq, writer_id, char_count, created_at, renewed_at, ended_at, reason)
 SELECT
-    message.owner_id, message.conversation_id, message.seq, message.seq * 10, now(), now(),
+    message.owner_id, message.conversation_id, message.seq, message.owner_id, message.seq * 10, now(), now(),
     CASE WHEN message.seq < conversation.last_seq THEN now() END,
     CASE WHEN message.seq < conversation.last_seq THEN 'stop' END
 FROM messages AS message

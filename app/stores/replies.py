@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw, Struct
 
-from app.errors import Flaw, InvalidInput, NotFound, ReplyInProgress
+from app.errors import Flaw, InvalidInput, NotFound, ReplyInProgress, Unavailable
 from app.identifiers import MessageIds
 from app.payloads import IncomingMessage, fingerprint_of
 from app.queries import Conn, NoRow, Query
@@ -16,6 +16,18 @@ from app.stores.conversations import lock_conversation
 from app.stores.messages import MessageContent, get_message_at, list_messages, replace_content
 from app.wire.messages import Appended, Message, MessageListing, Status, Version
 from app.wire.replies import FinishReason
+
+
+class Begin(Struct, kw_only=True):
+    """How a reply is begun: by which model and writer, and for how long it is taken for alive unseen."""
+
+    model: str
+    writer_id: UUID
+    lease_seconds: float
+    is_full: bool = False
+    """Whether its process can make no more: then only a replay is answered."""
+    is_written: bool = False
+    """Set when all is written but for the commit."""
 
 
 class ReplyId(Struct, frozen=True):
@@ -45,6 +57,7 @@ class Chunk(Struct, frozen=True):
 
 class _Live(Struct, frozen=True):
     seq: int
+    writer_id: UUID
     is_lapsed: bool
 
 
@@ -109,25 +122,38 @@ def _placeholder(model: str) -> IncomingMessage:
 
 
 async def begin_reply(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, asked: Append, model: str, lease_seconds: float
+    connection: Conn, owner_id: UUID, conversation_id: UUID, asked: Append, begin: Begin
 ) -> tuple[Appended, bool]:
     """What was appended, the reply last, and whether it is a replay: then its reply was begun before.
 
-    Raises what append_messages raises, ReplyInProgress, and InvalidInput: there is nothing to reply to.
+    Raises what append_messages raises, ReplyInProgress, Unavailable when full, and InvalidInput: there is nothing to
+    reply to.
     """
-    append = replace(asked, messages=[*asked.messages, _placeholder(model)])
+    append = replace(asked, messages=[*asked.messages, _placeholder(begin.model)])
     async with lock_conversation(connection, owner_id, conversation_id):
         replayed = await find_replay(connection, owner_id, conversation_id, append)
         if replayed is not None:
             return replayed, True
-        await _end_dead_reply(connection, owner_id, conversation_id, lease_seconds)
+        if begin.is_full:
+            raise Unavailable
+        await _end_dead_reply(connection, owner_id, conversation_id, begin.lease_seconds)
         if not asked.messages:
             await _refuse_silence(connection, owner_id, conversation_id)
         now = replace(append, expected=None)  # it has been compared; an end has moved it since
         appended, _ = await append_messages(connection, owner_id, conversation_id, now)
         seq = appended.messages[-1].seq
-        await _CREATE.execute(connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq)
+        await _CREATE.execute(
+            connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq, writer_id=begin.writer_id
+        )
+        begin.is_written = True
         return appended, False
+
+
+async def find_begun_reply(connection: Conn, owner_id: UUID, conversation_id: UUID, writer_id: UUID) -> ReplyId | None:
+    """The live reply that this writer began, once it is certain whether there is one."""
+    async with lock_conversation(connection, owner_id, conversation_id):  # behind a commit that may be on its way
+        live = await _get_live(connection, owner_id, conversation_id)
+    return ReplyId(owner_id, conversation_id, live.seq) if live and live.writer_id == writer_id else None
 
 
 async def _refuse_silence(connection: Conn, owner_id: UUID, conversation_id: UUID) -> None:
