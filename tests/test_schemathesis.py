@@ -103,6 +103,13 @@ def aim(service: Service, case: Case) -> None:
         path["conversation_id"] = service.new_conversation()
         if "message_id" in path and chosen % 7:
             path["message_id"] = "first"
+    for members, location in (
+        (path, ParameterLocation.PATH),
+        (case.query, ParameterLocation.QUERY),
+        (body, ParameterLocation.BODY),
+    ):
+        if isinstance(members, dict) and "session_id" in members and is_valid(case, location) and chosen % 8:
+            members["session_id"] = service.new_conversation()
     if case.operation.definition.raw["operationId"] in FOR_ADMINS and chosen % 9:
         headers["Authorization"] = f"Bearer {service.admin_key}"
     if is_valid(case, ParameterLocation.HEADER):
