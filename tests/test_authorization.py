@@ -322,9 +322,7 @@ def names_one(operation: str, what: Ask) -> bool:
     return "{conversation_id}" in OPERATIONS[operation][1] or "session_id" in {**what.path, **what.query, **body}
 
 
-WITHIN_ONE = [
-    name for name in OPERATIONS if all(names_one(name, what) for what in ROWS[name](HERS)) and name in FOR_USERS
-]
+WITHIN_ONE = [name for name in FOR_USERS if all(names_one(name, what) for what in ROWS[name](HERS))]
 """The operations on what is in a conversation."""
 
 
