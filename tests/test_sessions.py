@@ -23,6 +23,7 @@ from app.doors import sessions
 from app.embedded import EmbeddedServer
 from app.errors import Unavailable
 from app.identifiers import owner_id_of
+from app.migrations import migrate
 from app.pages import PAGE_LIMIT_BYTES
 from app.queries import Conn
 from app.settings import Settings
@@ -44,7 +45,7 @@ from tests.model_server import (
     text_steps,
 )
 from tests.postmasters import started_postmaster
-from tests.processes import Service, run_verbatim, serving, text_of
+from tests.processes import Service, serving, text_of
 
 JSON = {"Content-Type": "application/json"}
 _numbers = count(1)
@@ -245,10 +246,13 @@ async def test_an_empty_list_of_audio_files_is_none(alice: httpx.AsyncClient, au
     assert (await alice.post("/chat", content=body, headers=JSON)).json()["audio_provided"] is False
 
 
-async def test_queries_come_back_as_the_bytes_that_came(alice: httpx.AsyncClient) -> None:
-    said = [f'"{text}"'.encode() for text in [EMOJI["a family"], *[*ESCAPED.values()][30:], *LONG.values()]]
-    said.append(b'"' + "é😀\\u0000\\ud83d\\ude00/".encode() * 50_000 + b'"')
-    assert max(map(len, said)) > 1_000_000
+SAID = {"short ones": [EMOJI["a family"], *ESCAPED.values()]} | {name: [text] for name, text in LONG.items()}
+SAID["a megabyte of escapes"] = ["é😀\\u0000\\ud83d\\ude00/" * 50_000]
+
+
+@pytest.mark.parametrize("name", SAID)
+async def test_queries_come_back_as_the_bytes_that_came(alice: httpx.AsyncClient, name: str) -> None:
+    said = [f'"{text}"'.encode() for text in SAID[name]]
     session = b""
     for query in said:
         answer = await alice.post("/chat", content=b'{"query": %b%b}' % (query, session), headers=JSON)
@@ -624,14 +628,22 @@ def contents(entries: list[dict[str, Any]]) -> list[str]:
     return [entry["content"] for entry in entries]
 
 
-def test_a_user_returns_after_everything_was_killed(model: ModelServer) -> None:
+async def prepared(url: DatabaseUrl) -> str:
+    """A key to a database, which is migrated."""
+    migrate(url)
+    connection, key = await connect(url, 5), service_keys.new_key()
+    await service_keys.create_service_key(connection, key, "acme", "alice", is_admin=False)
+    await connection.close()
+    return key
+
+
+async def test_a_user_returns_after_everything_was_killed(model: ModelServer) -> None:
     model.answers(*(text_steps(f"answer {number}") for number in range(1, 6)))
     first_turns = [text for number in (1, 2, 3) for text in (f"question {number}", f"answer {number}")]
     with started_postmaster(fsync="off") as postmaster:
         place = {"DATABASE_URL": text_of(postmaster.url())}
         place |= {"VERBATIM_MODEL_BASE_URL": model.url, "VERBATIM_MODEL_NAME": "scripted"}
-        assert run_verbatim("migrate", **place).returncode == 0
-        key = run_verbatim("keys", "create", "--tenant", "acme", "--user", "alice", **place).stdout.strip()
+        key = await prepared(postmaster.url())
         with serving(**place) as service:
             client = ChatClient(service.wait_for_address(), key)
             assert [client.chat(question) for question in first_turns[::2]] == first_turns[1::2]
