@@ -19,7 +19,7 @@ from app.database import Database
 from app.errors import Unavailable
 from app.logs import cause_of
 from app.settings import Settings
-from app.stores.heads import TOLD_LIMIT, ChangedConversation, FollowedHead, list_changed_conversations, list_heads
+from app.stores.heads import TOLD_LIMIT, ChangedConversation, FollowedHead, list_changed_conversations, list_moved_heads
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -72,7 +72,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.followers: set[Follower] = set()
-        self.head: FollowedHead | None = None
+        self.head = FollowedHead()
         self.seen: dict[UUID, tuple[int, int]] = {}
 
     def wake(self) -> None:
@@ -178,28 +178,23 @@ class Heads:
             watch.wake()
 
     async def _look(self, *, is_full: bool) -> None:
-        conversations = [
-            key
+        known = {
+            key: watch.head
             for key, watch in self._conversations.items()
             if is_full or any(follower.is_eager for follower in watch.followers)
-        ]
+        }
         owners = [owner_id for owner_id in self._owners if is_full or owner_id in self._due_owners]
         self._due_owners.clear()
-        if not conversations and not owners:
+        if not known and not owners:
             return
         async with self._database.connection() as connection:
-            heads = await list_heads(connection, conversations) if conversations else []
+            moved = await list_moved_heads(connection, known) if known else {}
             changed = await list_changed_conversations(connection, owners) if owners else []
-        self._compare_heads(conversations, heads)
-        self._tell_owners(owners, changed)
-
-    def _compare_heads(self, conversations: list[tuple[UUID, UUID]], heads: list[FollowedHead]) -> None:
-        found = {(head.owner_id, head.conversation_id): head for head in heads}
-        for key in conversations:
-            watch = self._conversations.get(key)
-            if watch is not None and watch.head != found.get(key):
-                watch.head = found.get(key)
+        for key, head in moved.items():
+            if watch := self._conversations.get(key):
+                watch.head = head
                 watch.wake()
+        self._tell_owners(owners, changed)
 
     def _tell_owners(self, owners: list[UUID], changed: list[ChangedConversation]) -> None:
         rows_of: dict[UUID, list[ChangedConversation]] = {owner_id: [] for owner_id in owners}

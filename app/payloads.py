@@ -88,10 +88,13 @@ _PAYLOADS = {
     "metadata": b"{",
 }
 _TURN_PAYLOADS = ("audio_files", "function_calls", "metadata")
+_ASKED = {"tools": b"[", "tool_choice": b'"{'}
 _SHAPES = {
     b'"[': "must be a string, an array of parts or null",
     b"[{": "must be an object or an array",
     b"{": "must be an object",
+    b"[": "must be an array",
+    b'"{': "must be a string or an object",
 }
 
 
@@ -315,13 +318,9 @@ def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | 
 def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
     """A payload's bytes, None when it is absent or null. Raises InvalidInput for a wrong shape or size."""
     payload = bytes(raw)
-    if payload in {b"", b"null"}:
+    if not _check_shape(name, payload, _PAYLOADS[name], pointer):
         return None
     pointer = _join(pointer, name)
-    if payload[0] not in _PAYLOADS[name]:
-        raise InvalidInput(Flaw(pointer=pointer, message=_SHAPES[_PAYLOADS[name]]))
-    if len(payload) > 2 * DEPTH_LIMIT and payload[0] != ord('"') and depth_of(payload) > DEPTH_LIMIT:
-        raise InvalidInput(Flaw(pointer=pointer, message=f"nested deeper than {DEPTH_LIMIT}"))
     if name == "content" and payload[0] == ord("["):
         try:
             _PARTS.decode(payload)
@@ -330,6 +329,17 @@ def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
     if name == "metadata" and len(payload) > METADATA_LIMIT_BYTES:
         raise InvalidInput(Flaw(pointer=pointer, message=f"is larger than {METADATA_LIMIT_BYTES} bytes"))
     return payload
+
+
+def _check_shape(name: str, payload: bytes, firsts: bytes, pointer: str) -> bool:
+    """Whether there is a payload, which begins with one of some bytes. Raises InvalidInput for another, or too deep."""
+    if payload in {b"", b"null"}:
+        return False
+    if payload[0] not in firsts:
+        raise InvalidInput(Flaw(pointer=_join(pointer, name), message=_SHAPES[firsts]))
+    if len(payload) > 2 * DEPTH_LIMIT and payload[0] != ord('"') and depth_of(payload) > DEPTH_LIMIT:
+        raise InvalidInput(Flaw(pointer=_join(pointer, name), message=f"nested deeper than {DEPTH_LIMIT}"))
+    return True
 
 
 def check_content(payloads: dict[str, bytes | None], pointer: str = "") -> None:
@@ -375,6 +385,8 @@ def parse_conversation_change(body: bytes) -> ConversationChange:
 def parse_new_reply(body: bytes, limit_bytes: int) -> tuple[NewReply, list[IncomingMessage]]:
     """What the model is asked, and the messages that come with it. Raises InvalidInput and TooLarge."""
     reply = parse_object(body, _NEW_REPLY)
+    for name, raw in (("tools", reply.tools), ("tool_choice", reply.tool_choice)):
+        _check_shape(name, bytes(raw), _ASKED[name], "")
     return reply, parse_messages(reply.messages or [], limit_bytes)
 
 

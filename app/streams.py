@@ -24,20 +24,23 @@ async def stream_events(
         look_now = look(follower)
         sent_at = time()
         ends_at = sent_at + settings.stream_seconds
+        is_moved = True
         while not follower.is_over and time() < ends_at:
+            events: list[bytes] = []
             wait_seconds = min(ends_at, sent_at + settings.heartbeat_seconds) - time()
-            try:
-                events, is_last = await look_now()
-            except Unavailable:
-                events, is_last, wait_seconds = [], False, min(wait_seconds, _RETRY_SECONDS)
-            for event in events:
-                yield event
-                sent_at = time()
-            if is_last:
-                return
-            if events:
-                continue
-            await follower.wait(wait_seconds)
+            if is_moved:
+                try:
+                    events, is_last = await look_now()
+                except Unavailable:
+                    await follower.wait(min(wait_seconds, _RETRY_SECONDS))
+                    continue
+                for event in events:
+                    yield event
+                    sent_at = time()
+                if is_last:
+                    return
+            if not events:
+                is_moved = await follower.wait(wait_seconds)
             if time() >= sent_at + settings.heartbeat_seconds:
                 yield sse.HEARTBEAT
                 sent_at = time()

@@ -25,10 +25,10 @@ from app.stores.replies import (
     Ending,
     ReplyId,
     begin_reply,
-    end_lapsed_replies,
     end_reply,
     get_reply,
     keep_reply,
+    list_lapsed_replies,
 )
 from app.wire.context import Context, ContextQuery
 from app.wire.messages import Appended, Message, Version
@@ -130,19 +130,35 @@ class Writers:
             writer.stop()
 
     async def _end_lapsed(self) -> None:
-        lease_seconds = self._settings.reply_lease_seconds
+        pause_seconds = self._settings.reply_lease_seconds / _RENEWALS
+        was_away = False
         while True:
-            await asyncio.sleep(lease_seconds / _RENEWALS)
+            await asyncio.sleep(pause_seconds)
             try:
                 async with self._database.connection() as connection:
-                    ended = await end_lapsed_replies(connection, lease_seconds, _BATCH_SIZE)
+                    lapsed = await list_lapsed_replies(connection, self._settings.reply_lease_seconds, _BATCH_SIZE)
             except Unavailable:
+                was_away = True
                 continue
             except Exception as error:  # noqa: BLE001  # it goes on for the others
                 _log_broken(error)
                 continue
-            for reply_id in ended:
-                self._heads.wake(reply_id.owner_id, reply_id.conversation_id)
+            if was_away:  # nobody could renew: who lives does so now
+                was_away = False
+                await asyncio.sleep(self._settings.reply_lease_seconds)
+                continue
+            for reply_id in lapsed:
+                await self._end_lapsed_reply(reply_id)
+
+    async def _end_lapsed_reply(self, reply_id: ReplyId) -> None:
+        """Ends one unless it is renewed, or its conversation is locked: then it is listed again."""
+        try:
+            async with self._database.connection(lane=(reply_id.owner_id, reply_id.conversation_id)) as connection:
+                await end_reply(connection, reply_id, Ending("lost"), self._settings.reply_lease_seconds)
+        except Unavailable:
+            pass
+        except Exception as error:  # noqa: BLE001  # it goes on for the others
+            _log_broken(error)
 
 
 class _Writer:
@@ -165,29 +181,26 @@ class _Writer:
 
     async def _run(self) -> None:
         try:
-            is_wanted = await self._keep()
-        except Exception as error:  # noqa: BLE001  # the reply ends with what is kept
+            ending = await self._ending() if await self._keep() else Ending("cancelled")
+        except Exception as error:  # noqa: BLE001  # nobody else would stop the model
             _log_broken(error)
-            is_wanted = False
-        if not is_wanted:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
-        await self._end(await self._ending() if is_wanted else Ending("cancelled"))
+            ending = Ending("internal-error", "".join(self._text))
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
+        await self._end(ending)
 
     async def _read(self) -> Finish:
-        request = await self._request()
-        async with (
-            asyncio.timeout(self._settings.reply_timeout_seconds),
-            aclosing(self._model.stream(request)) as pieces,
-        ):
-            async for piece in pieces:
-                match piece:
-                    case TextDelta(text=text):
-                        self._add(text)
-                        if self._text_bytes > self._settings.message_limit_bytes:
-                            return Finish(reason="length", tool_calls=None, usage=None, model=None)
-                    case Finish():
-                        return piece
+        async with asyncio.timeout(self._settings.reply_timeout_seconds):
+            request = await self._request()
+            async with aclosing(self._model.stream(request)) as pieces:
+                async for piece in pieces:
+                    match piece:
+                        case TextDelta(text=text):
+                            self._add(text)
+                            if self._text_bytes > self._settings.message_limit_bytes:
+                                return Finish(reason="length", tool_calls=None, usage=None, model=None)
+                        case Finish():
+                            return piece
         raise ModelFailed
 
     def _add(self, text: str) -> None:
@@ -233,7 +246,8 @@ class _Writer:
         renewal_seconds = self._settings.reply_lease_seconds / _RENEWALS
         kept_at = loop.time()
         while not self._reading.done():
-            await self._wait(self._has_fresh, kept_at + renewal_seconds)
+            if self._chunk is None:
+                await self._wait(self._has_fresh, kept_at + renewal_seconds)
             if self._has_fresh.is_set():
                 await self._wait(self._is_full, kept_at + self._settings.reply_flush_seconds)
             if self._reading.done():

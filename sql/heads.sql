@@ -20,18 +20,23 @@ WHERE
     AND conversation.id = :conversation_id
     AND conversation.deleted_at IS NULL;
 
--- name: list_heads(owner_ids, conversation_ids)
--- The heads of those that are there, as get_head has them; the two arrays belong together.
+-- name: list_moved_heads(
+--     owner_ids, conversation_ids, last_seqs, revisions, reply_char_counts
+-- )
+-- The heads that are not as they were, as get_head has them, by their places in the arrays, from 1.
+-- NULLs: the conversation is absent, foreign or deleted.
 SELECT
-    followed.owner_id,
-    followed.conversation_id,
+    followed.place,
     head.last_seq,
     head.revision,
     head.reply_char_count
 FROM
-    unnest(:owner_ids::uuid[], :conversation_ids::uuid[])
-    AS followed (owner_id, conversation_id)
-CROSS JOIN LATERAL (
+    unnest(
+        :owner_ids::uuid[], :conversation_ids::uuid[],
+        :last_seqs::bigint[], :revisions::bigint[], :reply_char_counts::bigint[]
+    ) WITH ORDINALITY
+    AS followed (owner_id, conversation_id, last_seq, revision, reply_char_count, place)
+LEFT JOIN LATERAL (
     SELECT
         conversation.last_seq,
         conversation.revision,
@@ -50,7 +55,10 @@ CROSS JOIN LATERAL (
         AND conversation.id = followed.conversation_id
         AND conversation.deleted_at IS NULL
     LIMIT 1
-) AS head;
+) AS head ON TRUE
+WHERE
+    (followed.last_seq, followed.revision, followed.reply_char_count)
+    IS DISTINCT FROM (head.last_seq, head.revision, head.reply_char_count);
 
 -- name: list_changed_conversations(owner_ids, told_at, late_seconds, page_size)
 -- What was changed after late_seconds before told_at (NULL: now); for each owner at most page_size of

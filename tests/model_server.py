@@ -23,9 +23,11 @@ one word each `model.word_delay_seconds`, streamed or whole as it asks: the same
 
 import asyncio
 import json
+import math
 import socket
 import struct
 import threading
+import time
 from asyncio import StreamReader, StreamWriter
 from collections import deque
 from collections.abc import Iterator
@@ -82,10 +84,18 @@ class Recorded:
     body: bytes
     connection: int
     """The number of the connection it came by, from 1."""
+    sent: list[tuple[float, bytes]] = field(default_factory=list)
+    """What its answer has said so far, and when (`time.time()`)."""
 
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    def said(self, until: float = math.inf) -> str:
+        """The text that had been sent by a time, as far as its events were whole."""
+        data = b"".join(data for sent_at, data in self.sent if sent_at <= until)
+        events = [json.loads(event[6:]) for event in data.split(b"\n\n")[:-1] if event != DONE.strip()]
+        return "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
 
 
 def event(payload: object) -> bytes:
@@ -204,7 +214,7 @@ class ModelServer:
                     request = await _read_request(reader, connection)
                     self.requests.append(request)
                     script = self._scripts.popleft() if self._scripts else self._default(request)
-                    if not await self._play(script, reader, writer):
+                    if not await self._play(script, request, reader, writer):
                         return
         finally:
             self.open_count -= 1
@@ -217,10 +227,10 @@ class ModelServer:
             return text_steps(*words, usage=usage, delay_seconds=self.word_delay_seconds)
         return [Wait(self.word_delay_seconds * len(words)), *json_steps(completion("".join(words)))]
 
-    async def _play(self, script: list[Step], reader: StreamReader, writer: StreamWriter) -> bool:
+    async def _play(self, script: list[Step], request: Recorded, reader: StreamReader, writer: StreamWriter) -> bool:
         """Whether the connection goes on. It ends at once where the client leaves."""
         left = asyncio.ensure_future(_wait_for_end(reader, writer))
-        played = asyncio.ensure_future(self._play_steps(script, writer))
+        played = asyncio.ensure_future(self._play_steps(script, request, writer))
         try:
             await asyncio.wait({left, played}, return_when=asyncio.FIRST_COMPLETED)
             return played.done() and played.result()
@@ -229,7 +239,7 @@ class ModelServer:
                 task.cancel()
             await asyncio.gather(left, played, return_exceptions=True)
 
-    async def _play_steps(self, script: list[Step], writer: StreamWriter) -> bool:
+    async def _play_steps(self, script: list[Step], request: Recorded, writer: StreamWriter) -> bool:
         head: Head | None = None
         for step in script:
             if isinstance(step, Head) or (head is None and isinstance(step, Send)):
@@ -238,6 +248,7 @@ class ModelServer:
             match step:
                 case Send(data):
                     writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+                    request.sent.append((time.time(), data))
                 case Wait(seconds):
                     await asyncio.sleep(seconds)
                 case Hang():

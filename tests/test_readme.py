@@ -1,13 +1,22 @@
 """The README is true: its commands run, its tables are what the code says."""
 
+import asyncio
+import json
+import os
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import httpx
 import pytest
+import uvicorn
 from msgspec.structs import replace
 
 from app.database import Database
@@ -19,6 +28,7 @@ from tests.processes import VERBATIM, Service, new_data_dir, serving
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def blocks(kind: str) -> list[str]:
@@ -27,7 +37,7 @@ def blocks(kind: str) -> list[str]:
 
 def test_every_command_is_of_a_kind_that_is_tried_here() -> None:
     kinds = re.findall(r"^```(\S.*)$", README, re.MULTILINE)
-    assert set(kinds) == {"sh make", "sh tour", "sh keys", "sh docker", "sql"}
+    assert set(kinds) == {"sh make", "sh tour", "sh keys", "sh docker", "sql", "python", "html"}
 
 
 def test_the_make_targets_exist() -> None:
@@ -47,6 +57,43 @@ def checkout() -> Iterator[tuple[Path, Service]]:
         with serving("--local", VERBATIM_DATA_DIR=home / "var") as service:
             yield home, service
             service.stop()
+
+
+@asynccontextmanager
+async def gateway(verbatim: httpx.AsyncClient, page: bytes) -> AsyncIterator[tuple[str, asyncio.Future[Any]]]:
+    """What stands before a browser: it serves the page, and passes on what is Verbatim's, with its own credentials."""
+    seen: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def pass_on(scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        if scope["type"] != "http":
+            return
+        while (part := await receive()).get("more_body"):
+            body += part["body"]
+        body += part.get("body", b"")
+        if scope["path"] == "/seen":
+            seen.set_result(json.loads(body))
+        if not scope["path"].startswith("/v1/"):
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+            await send({"type": "http.response.body", "body": page if scope["path"] == "/" else b""})
+            return
+        passed = {b"content-type", b"accept", b"idempotency-key", b"last-event-id"}
+        headers = [pair for pair in scope["headers"] if pair[0] in passed]
+        target = f"{scope['path']}?{scope['query_string'].decode()}"
+        async with verbatim.stream(scope["method"], target, content=body, headers=headers) as answer:
+            kind = [(b"content-type", answer.headers.get("content-type", "").encode())]
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": kind})
+            async for chunk in answer.aiter_raw():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(pass_on, log_config=None, lifespan="off", timeout_graceful_shutdown=0))
+        server.capture_signals = nullcontext
+        task = asyncio.create_task(server.serve([listener]))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/", seen
+        server.should_exit = True
+        await task
 
 
 def run(script: str, home: Path, service: Service) -> str:
@@ -69,6 +116,61 @@ def test_the_tour_goes_as_told(checkout: tuple[Path, Service]) -> None:
     assert '"conversation_length":2' in told
     assert '"history":[' in told
     assert '"forked_from":{' in told
+
+
+def key_of(home: Path) -> str:
+    return (home / "var" / "key").read_text().strip()
+
+
+def test_three_calls_from_python_tell_the_history(checkout: tuple[Path, Service]) -> None:
+    home, service = checkout
+    (script,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    environment = {"VERBATIM": service.wait_for_address(), "KEY": key_of(home)}
+    for _ in range(2):  # the second time it is a replay
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout.endswith("user: What is a monad?\nassistant: A burrito.\n"), done.stderr
+        assert done.stdout.count("monad") == 1
+
+
+TYPE = r"""
+<script type="module">
+  const seen = () => [...document.querySelectorAll("#talk li")].map((item) => item.textContent);
+  const until = async (is_so) => { while (!is_so()) await new Promise((done) => setTimeout(done, 20)); };
+  await until(() => document.querySelector("#talk li"));
+  ask.elements.text.value = "Hello \u{1f600}";
+  ask.requestSubmit();
+  const states = new Set();
+  await until(() => { states.add(seen().at(-1)); return seen().length === 3 && seen().at(-1).endsWith("\u{1f600}"); });
+  await fetch("/seen", { method: "POST", body: JSON.stringify([seen(), [...states]]) });
+</script>
+"""
+"""What a person would do: wait for the talk, say something, look at the answer."""
+
+
+@pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="NO CHROMIUM: the README's page is not tried")
+async def test_the_page_chats_in_a_browser(checkout: tuple[Path, Service], tmp_path: Path) -> None:
+    home, service = checkout
+    (page,) = re.findall(r"^```html\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    headers = {"Authorization": f"Bearer {key_of(home)}"}
+    async with httpx.AsyncClient(base_url=service.wait_for_address(), headers=headers, timeout=30) as verbatim:
+        made = (await verbatim.put("/v1/conversations/by-key/default")).json()
+        await verbatim.delete(f"/v1/conversations/{made['id']}/messages?from_seq=1")
+        await verbatim.post(f"/v1/conversations/{made['id']}/messages", json={"role": "user", "content": "Before."})
+        async with gateway(verbatim, (page + TYPE).encode()) as (address, seen):
+            command = [CHROMIUM, *["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]]
+            browser = await asyncio.create_subprocess_exec(
+                *command, f"--user-data-dir={tmp_path}", address, stderr=asyncio.subprocess.PIPE
+            )
+            try:
+                async with asyncio.timeout(30):
+                    talk, states = await seen
+            finally:
+                browser.kill()
+                await browser.wait()
+    answer = "assistant: No model is configured. You said: Hello \U0001f600"
+    assert talk == ["user: Before.", "user: Hello \U0001f600", answer]
+    assert any(answer.startswith(state) and state != answer for state in states)  # it was seen to grow
 
 
 def test_the_key_commands_run(checkout: tuple[Path, Service]) -> None:

@@ -35,6 +35,7 @@ BEYOND_SCHEMAS = re.compile(
     "|excludes the Idempotency-Key"  # a member against a header
     "|must equal the key of the path"  # a member against the path
     "|is required where neither tool_calls nor function_calls is there"  # a null counts as absent
+    "|is required where the conversation says nothing yet"  # against what is stored
     "|has the form of a message id of this conversation"
     "|comes twice in the request"
     "|is past the head"  # against what is stored

@@ -55,9 +55,12 @@ _encode = msgspec.json.Encoder().encode
 class _ConversationLook:
     """What is new in a conversation since a version of it."""
 
-    def __init__(self, database: Database, owner_id: UUID, conversation_id: UUID, seq: int, revision: int) -> None:
-        self._database, self._owner_id, self._conversation_id = database, owner_id, conversation_id
-        self._seq, self._revision = seq, revision
+    def __init__(
+        self, database: Database, follower: Follower, owner_id: UUID, conversation_id: UUID, version: tuple[int, int]
+    ) -> None:
+        self._database, self._follower = database, follower
+        self._owner_id, self._conversation_id = owner_id, conversation_id
+        self._seq, self._revision = version
         self._reply_seq: int | None = None
         self._reply_chars = 0
         self._shown: dict[int, int] = {}  # seq to revision, of messages as they were created: newer than the version
@@ -65,12 +68,16 @@ class _ConversationLook:
         self._begins = True
 
     async def __call__(self) -> tuple[list[bytes], bool]:
-        async with self._database.connection() as connection:
-            try:
+        before = dict(self.__dict__)
+        try:
+            async with self._database.connection() as connection:
                 return await self._look(connection), False
-            except errors.NotFound:
-                gone = ConversationGone(id=str(self._conversation_id))
-                return [sse.event("conversation.deleted", _encode(gone))], True
+        except errors.NotFound:
+            gone = ConversationGone(id=str(self._conversation_id))
+            return [sse.event("conversation.deleted", _encode(gone))], True
+        except errors.Unavailable:
+            self.__dict__.update(before)  # what was found so far is told by nobody
+            raise
 
     async def _look(self, connection: Conn) -> list[bytes]:
         if self._begins:
@@ -143,6 +150,7 @@ class _ConversationLook:
 
     async def _said(self, connection: Conn, head: Head) -> list[bytes]:
         """More of the live reply's text; a reader who has just come is told all of it."""
+        self._follower.is_eager = head.reply_seq is not None
         if head.reply_seq != self._reply_seq:
             self._reply_seq, self._reply_chars = head.reply_seq, 0
         if head.reply_seq is None or head.reply_char_count == self._reply_chars:
@@ -247,13 +255,11 @@ class EventController(Controller):
         seq, revision = (int(last[1]), int(last[2])) if last else (head.last_seq, head.revision)
         if seq > head.last_seq or revision > head.revision:
             raise sse.unknown_event()
-        look = _ConversationLook(database, caller.owner.id, parsed_id, seq, revision)
 
-        def look_for(_follower: Follower) -> Look:
-            return look
+        def look_for(follower: Follower) -> Look:
+            return _ConversationLook(database, follower, caller.owner.id, parsed_id, (seq, revision))
 
-        events = stream_events(heads.follow(caller, parsed_id, is_eager=True), look_for, settings)
-        return answer_events(events)
+        return answer_events(stream_events(heads.follow(caller, parsed_id), look_for, settings))
 
     @get(
         "/events",

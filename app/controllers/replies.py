@@ -81,18 +81,18 @@ class _ReplyLook:
         if self._created is not None:
             created, self._created = self._created, None
             return [sse.event("reply.created", _encode(created), "0")], False
-        async with self._database.connection() as connection:
-            chunks = await list_reply_chunks(connection, self._reply_id, self._from_char)
-            if chunks:
-                return [self._delta("".join(chunk.text for chunk in chunks))], False
-            try:
-                message, reason, version = await get_reply(connection, self._reply_id)
-            except errors.NotFound:
-                gone = ReplyGone(message_id=self._message_id, seq=self._reply_id.seq)
-                return [sse.event("reply.deleted", _encode(gone), "end")], True
-        if reason is None:
+        try:
+            async with self._database.connection() as connection:
+                chunks = await list_reply_chunks(connection, self._reply_id, self._from_char)
+                found = None if chunks else await get_reply(connection, self._reply_id)
+        except errors.NotFound:
+            gone = ReplyGone(message_id=self._message_id, seq=self._reply_id.seq)
+            return [sse.event("reply.deleted", _encode(gone), "end")], True
+        if chunks:  # behind the connection, whose return may fail: what is counted is told
+            return [self._delta("".join(chunk.text for chunk in chunks))], False
+        if found is None or found[1] is None:
             return [], False
-        return self._ended(_reply(message, reason, version, self._messages)), True
+        return self._ended(_reply(*found, self._messages)), True
 
     def _ended(self, reply: Reply) -> list[bytes]:
         content = bytes(reply.message.content or b"")

@@ -1,7 +1,8 @@
 """Heads: where conversations stand, and what has moved them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from msgspec import Struct
@@ -27,13 +28,18 @@ class Head(Struct, frozen=True):
     reply_char_count: int | None
 
 
-class FollowedHead(Struct, frozen=True):
-    """Where a followed conversation stands."""
+class FollowedHead(NamedTuple):
+    """Where a followed conversation stands; None: it is not there."""
 
-    owner_id: UUID
-    conversation_id: UUID
-    last_seq: int
-    revision: int
+    last_seq: int | None = None
+    revision: int | None = None
+    reply_char_count: int | None = None
+
+
+class _MovedHead(Struct, frozen=True):
+    place: int
+    last_seq: int | None
+    revision: int | None
     reply_char_count: int | None
 
 
@@ -62,7 +68,7 @@ class _Time(Struct, frozen=True):
 
 _GET = Query("get_head", Head)
 _GET_TIME = Query("get_time", _Time)
-_LIST = Query("list_heads", FollowedHead)
+_LIST_MOVED = Query("list_moved_heads", _MovedHead)
 _LIST_CHANGED = Query("list_changed_conversations", ChangedConversation)
 _LIST_REVISIONS = Query("list_changed_revisions", ChangedRevision)
 
@@ -81,13 +87,21 @@ async def get_time(connection: Conn) -> datetime:
     return row.now
 
 
-async def list_heads(connection: Conn, conversations: Sequence[tuple[UUID, UUID]]) -> list[FollowedHead]:
-    """The heads of those conversations (owner and id) that are there."""
-    return await _LIST.fetch(
+async def list_moved_heads(
+    connection: Conn, known: Mapping[tuple[UUID, UUID], FollowedHead]
+) -> dict[tuple[UUID, UUID], FollowedHead]:
+    """Of the conversations, by owner and id, those that do not stand as known."""
+    keys = list(known)
+    last_seqs, revisions, reply_char_counts = zip(*known.values(), strict=True)
+    rows = await _LIST_MOVED.fetch(
         connection,
-        owner_ids=[owner_id for owner_id, _ in conversations],
-        conversation_ids=[conversation_id for _, conversation_id in conversations],
+        owner_ids=[owner_id for owner_id, _ in keys],
+        conversation_ids=[conversation_id for _, conversation_id in keys],
+        last_seqs=last_seqs,
+        revisions=revisions,
+        reply_char_counts=reply_char_counts,
     )
+    return {keys[row.place - 1]: FollowedHead(row.last_seq, row.revision, row.reply_char_count) for row in rows}
 
 
 async def list_changed_conversations(

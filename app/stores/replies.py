@@ -7,14 +7,14 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw, Struct
 
-from app.errors import NotFound, ReplyInProgress
+from app.errors import Flaw, InvalidInput, NotFound, ReplyInProgress
 from app.identifiers import MessageIds
 from app.payloads import IncomingMessage, fingerprint_of
 from app.queries import Conn, NoRow, Query
 from app.stores.appends import Append, append_messages, find_replay
 from app.stores.conversations import lock_conversation
-from app.stores.messages import MessageContent, get_message_at, replace_content
-from app.wire.messages import Appended, Message, Status, Version
+from app.stores.messages import MessageContent, get_message_at, list_messages, replace_content
+from app.wire.messages import Appended, Message, MessageListing, Status, Version
 from app.wire.replies import FinishReason
 
 
@@ -113,7 +113,7 @@ async def begin_reply(
 ) -> tuple[Appended, bool]:
     """What was appended, the reply last, and whether it is a replay: then its reply was begun before.
 
-    Raises what append_messages raises, and ReplyInProgress.
+    Raises what append_messages raises, ReplyInProgress, and InvalidInput: there is nothing to reply to.
     """
     append = replace(asked, messages=[*asked.messages, _placeholder(model)])
     async with lock_conversation(connection, owner_id, conversation_id):
@@ -121,11 +121,19 @@ async def begin_reply(
         if replayed is not None:
             return replayed, True
         await _end_dead_reply(connection, owner_id, conversation_id, lease_seconds)
+        if not asked.messages:
+            await _refuse_silence(connection, owner_id, conversation_id)
         now = replace(append, expected=None)  # it has been compared; an end has moved it since
         appended, _ = await append_messages(connection, owner_id, conversation_id, now)
         seq = appended.messages[-1].seq
         await _CREATE.execute(connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq)
         return appended, False
+
+
+async def _refuse_silence(connection: Conn, owner_id: UUID, conversation_id: UUID) -> None:
+    newest = await list_messages(connection, owner_id, conversation_id, MessageListing(order="desc", limit=1))
+    if not newest.data:
+        raise InvalidInput(Flaw(pointer="/messages", message="is required where the conversation says nothing yet"))
 
 
 async def _end_dead_reply(connection: Conn, owner_id: UUID, conversation_id: UUID, lease_seconds: float) -> None:
@@ -230,10 +238,9 @@ async def _end(connection: Conn, reply_id: ReplyId, ending: Ending, lapsed_secon
     return True
 
 
-async def end_lapsed_replies(connection: Conn, lease_seconds: float, batch_size: int) -> list[ReplyId]:
-    """Ends the replies that no replica has renewed within the lease; those it has ended."""
-    lapsed = await _LIST_LAPSED.fetch(connection, lease_seconds=lease_seconds, batch_size=batch_size)
-    return [reply_id for reply_id in lapsed if await end_reply(connection, reply_id, Ending("lost"), lease_seconds)]
+async def list_lapsed_replies(connection: Conn, lease_seconds: float, batch_size: int) -> list[ReplyId]:
+    """The live replies that no replica has renewed within the lease, oldest first."""
+    return await _LIST_LAPSED.fetch(connection, lease_seconds=lease_seconds, batch_size=batch_size)
 
 
 def _key(reply_id: ReplyId) -> dict[str, object]:
