@@ -26,6 +26,7 @@ from app.database import Database
 from app.database_url import DatabaseUrl
 from app.deadlines import Deadline
 from app.docs import Documents, render_docs
+from app.doors.sessions import SessionController
 from app.edge import Drain, Edge
 from app.exchanges import AdminRequest, ApiRequest
 from app.heads import Heads
@@ -105,6 +106,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
             ReplyController,
             EventController,
             StatsController,
+            SessionController,
             ServiceController,
         ],
         middleware=[Deadline(settings), authentication],

@@ -16,6 +16,7 @@ from app import errors, sse
 from app.errors import DomainError
 from app.problems import PROBLEMS, InternalError, Problem, title_of, type_of
 from app.wire.conversations import ConversationId, Key
+from app.wire.sessions import SessionId
 
 Json = dict[str, object]
 
@@ -88,6 +89,7 @@ _TAGS = {
     "replies": "Made by the configured model, kept as they grow.",
     "events": "What happens, as it happens.",
     "stats": "What is counted: of a conversation, and of a tenant by day.",
+    "sessions": "Conversations, as session-style chat backends speak of them.",
     "service": "Open to all, since it holds no data.",
 }
 
@@ -286,6 +288,7 @@ _PATH_PARAMETERS: dict[str, Json] = {
         "example": "f9873934-b5db-8f35-807d-ae0000000001",
     },
     "key": {**_described(_schema(Key)), "example": "default"},
+    "session_id": {**_described(_schema(SessionId)), "example": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"},
 }
 
 

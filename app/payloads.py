@@ -28,6 +28,7 @@ from app.wire.messages import (
     NewMessages,
 )
 from app.wire.replies import NewReply
+from app.wire.sessions import NewTurn
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ _SHOWN_CHARACTERS = 64
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _VALLEYS = [b"]" * size + b"[" * size for size in (32, 8, 2, 1)]
-_MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("[^"]*")[ \t\r\n]*:[ \t\r\n]*')
+_MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("(?:[^"\\]++|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
 _BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
 _BRACKETS_TRIED = 100_000
 _NO_LONE_SURROGATE = re.compile(
@@ -75,6 +76,7 @@ _NEW_CONVERSATION = Decoder(NewConversation)
 _CONVERSATION_CHANGE = Decoder(ConversationChange)
 _FORK = Decoder(ConversationFork)
 _NEW_REPLY = Decoder(NewReply)
+_NEW_TURN = Decoder(NewTurn)
 _RESTORATION = Decoder(MessagesRestoration)
 
 _PAYLOADS = {
@@ -85,6 +87,7 @@ _PAYLOADS = {
     "usage": b"{",
     "metadata": b"{",
 }
+_TURN_PAYLOADS = ("audio_files", "function_calls", "metadata")
 _ASKED = {"tools": b"[", "tool_choice": b'"{'}
 _SHAPES = {
     b'"[': "must be a string, an array of parts or null",
@@ -140,7 +143,7 @@ def fingerprint_of(body: bytes) -> bytes:
 
 
 def parse_object(raw: bytes, decoder: Decoder[T], pointer: str = "") -> T:
-    """The struct of a JSON object without unknown or repeated members.
+    """The struct of a JSON object without repeated members, nor unknown ones if the struct forbids them.
 
     Raises InvalidInput with the pointer of what is wrong.
     """
@@ -165,7 +168,7 @@ def _decode(raw: bytes, decoder: Decoder[T], pointer: str) -> T:
 def _repeated_member(raw: bytes, members: dict[str, Raw]) -> str | None:
     """A member of an object that comes twice, found by walking along the members as they were decoded.
 
-    They stand in the order of their first appearance, each with its last value. No name may hold a quote.
+    They stand in the order of their first appearance, each with its last value.
     """
     place = 0
     for name, raw_value in members.items():
@@ -385,6 +388,32 @@ def parse_new_reply(body: bytes, limit_bytes: int) -> tuple[NewReply, list[Incom
     for name, raw in (("tools", reply.tools), ("tool_choice", reply.tool_choice)):
         _check_shape(name, bytes(raw), _ASKED[name], "")
     return reply, parse_messages(reply.messages or [], limit_bytes)
+
+
+def parse_turn(body: bytes, limit_bytes: int) -> tuple[NewTurn, IncomingMessage]:
+    """A turn of a session, and the user's message that it is. Raises InvalidInput and TooLarge."""
+    turn = parse_object(body, _NEW_TURN)
+    query = bytes(turn.query)
+    if query[:1] != b'"':
+        raise InvalidInput(Flaw(pointer="/query", message="must be a string"))
+    payloads = {name: check_payload(name, getattr(turn, name)) for name in _TURN_PAYLOADS}
+    body_bytes = measure_payloads({"content": query, **payloads}, limit_bytes)
+    message = IncomingMessage(
+        role="user",
+        status=DEFAULT_STATUS,
+        client_id=None,
+        tool_call_id=None,
+        name=None,
+        model=None,
+        content=query,
+        tool_calls=None,
+        usage=None,
+        **payloads,
+        body_bytes=body_bytes,
+        fingerprint=fingerprint_of(body),
+        pointer="",
+    )
+    return turn, message
 
 
 def parse_fork(body: bytes) -> ConversationFork:

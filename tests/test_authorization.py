@@ -140,6 +140,10 @@ def of_reply(its: Things) -> dict[str, str]:
     return {"conversation_id": its.asked, "message_id": its.reply}
 
 
+def of_session(its: Things) -> dict[str, str]:
+    return {"session_id": its.conversation}
+
+
 def version(its: Things) -> dict[str, str]:
     return {"If-Match": its.version}
 
@@ -285,9 +289,41 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
         Ask(path={"conversation_id": its.deleted}, is_gone=True),
     ],
     "getStats": lambda _: [Ask()],
+    "chat": lambda its: [
+        Ask(body={"query": "x", **of_session(its)}),
+        Ask(body={"query": "x", **of_session(its)}, headers={"Idempotency-Key": its.append_key}),
+        Ask(body={"query": "x"}, headers={"Idempotency-Key": its.request_key}),
+        Ask(body={"query": "x", "session_id": its.deleted}, is_gone=True),
+    ],
+    "getChatHistory": lambda its: [
+        Ask(path=of_session(its)),
+        Ask(path={"session_id": its.deleted}, is_gone=True),
+    ],
+    "loadChatSession": lambda its: [
+        Ask(query=of_session(its)),
+        Ask(query={"session_id": its.deleted}, is_gone=True),
+    ],
+    "getChatStatus": lambda its: [
+        Ask(query=of_session(its)),
+        Ask(query={"session_id": its.deleted}, is_gone=True),
+    ],
+    "resetChat": lambda its: [
+        Ask(query=of_session(its)),
+        Ask(query={"session_id": its.deleted}, is_gone=True),
+    ],
 }
 """How each operation is asked for somebody's things. A new operation needs a row, with a request for each way in which
 it can be told what to work on: in its path, query, headers, body."""
+
+
+def names_one(operation: str, what: Ask) -> bool:
+    """Whether a request names a conversation that must be there."""
+    body = what.body if isinstance(what.body, dict) else {}
+    return "{conversation_id}" in OPERATIONS[operation][1] or "session_id" in {**what.path, **what.query, **body}
+
+
+WITHIN_ONE = [name for name in FOR_USERS if all(names_one(name, what) for what in ROWS[name](HERS))]
+"""The operations on what is in a conversation."""
 
 
 async def settle(client: AsyncClient, its: Things, secret: str) -> Things:
@@ -315,6 +351,8 @@ async def settle(client: AsyncClient, its: Things, secret: str) -> Things:
     await send("POST", "", {"title": its.said}, **{"Idempotency-Key": its.request_key})
     await send("POST", "", {"id": its.asked})
     await send("POST", f"/{its.asked}/replies", {"messages": [message(content=secret)]})
+    keyed = {"Idempotency-Key": its.request_key}
+    assert (await client.post("/chat", json={"query": secret}, headers=keyed)).status_code == 200
     archived = await send("POST", "", said)
     await send("PATCH", f"/{archived['id']}", {"archived": True})
     page = await send("GET", "?limit=1")
@@ -572,12 +610,12 @@ async def test_what_is_anothers_is_to_a_stranger_what_is_not_there(world: World,
         for what, same in zip(rows(hers), rows(nothing), strict=True):
             answer = await ask(client, operation, what)
             assert masked(answer, hers) == masked(await ask(client, operation, same), nothing)
-            assert answer[0] in ({404} if "{conversation_id}" in OPERATIONS[operation][1] else {200, 201})
+            assert answer[0] in ({404} if names_one(operation, what) else {200, 201})
             assert SECRET not in str(answer)
     assert await world.contents(owner) == before
 
 
-@pytest.mark.parametrize("operation", [name for name, (_, path) in OPERATIONS.items() if "{conversation_id}" in path])
+@pytest.mark.parametrize("operation", [*WITHIN_ONE, "chat"])
 async def test_what_is_anothers_is_not_in_a_conversation_of_ones_own(world: World, operation: str) -> None:
     """Hers are named in the stranger's own conversation: message ids, client ids, versions, revisions, keys."""
     owner, headers = await let_in(world, "another user")
@@ -715,7 +753,8 @@ async def knock(app: Litestar, method: str, target: str, **headers: str) -> tupl
 
 def tricks(operation: str, key: str) -> Iterator[str]:
     """Targets that mean the operation's path, an open one, or both."""
-    path = OPERATIONS[operation][1].format(conversation_id=HERS.conversation, message_id=HERS.message, key=HERS.key)
+    names = {"session_id": HERS.conversation, "message_id": HERS.message, "key": HERS.key}
+    path = OPERATIONS[operation][1].format(conversation_id=HERS.conversation, **names)
     yield path
     yield from (mangle(path) for mangle in MANGLED.values())
     yield from (before + path for before in BEFORE)

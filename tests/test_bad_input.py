@@ -31,7 +31,7 @@ UNKNOWN = "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e11"
 MESSAGE = MessageIds(UUID(CONVERSATION)).of(1)
 CANARY = "canary-5d1f-what-the-client-said"
 STATUSES = {name: status for status, name in PROBLEMS.values()}
-PARAMETERS = {"conversation_id": CONVERSATION, "message_id": "first", "key": "fresh"}
+PARAMETERS = {"conversation_id": CONVERSATION, "session_id": CONVERSATION, "message_id": "first", "key": "fresh"}
 INNER_WORDS = re.compile(
     r"(?i:asyncpg|postgres|psycopg|msgspec|litestar|uvicorn|python|traceback|exception|sqlstate|codec|<class|object at)"
     r"|(?i:\b(select|insert|update|relation|column)\b)|\b(int|str|float|bool|dict|NoneType|None|True|False)\b|\.py\b"
@@ -206,7 +206,7 @@ def find_operations() -> Iterator[Operation]:
     document: Any = build_document(routes, "0")
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            if not path.startswith("/v1/"):
+            if not path.startswith(("/v1/", "/chat")):
                 continue
             body = operation.get("requestBody")
             needed = [each["name"] for each in operation["parameters"] if each["in"] == "query" and each["required"]]
@@ -217,7 +217,7 @@ def find_operations() -> Iterator[Operation]:
                 headers=[each["name"] for each in operation["parameters"] if each["in"] == "header"],
                 body=marked(body["content"]["application/json"]["example"]) if body else None,
                 is_body_optional=bool(body) and not body["required"],
-                query="&".join(f"{name}=1" for name in needed).encode(),
+                query="&".join(f"{name}={PARAMETERS.get(name, 1)}" for name in needed).encode(),
                 is_for_admins="admin-required" in str(operation["responses"].get("403")),
             )
 
@@ -489,6 +489,7 @@ def strange_headers(operation: Operation) -> Cases:
 def bad_paths(operation: Operation) -> Cases:
     tables = (
         ("conversation_id", "not-found", NOT_CONVERSATIONS),
+        ("session_id", "not-found", NOT_CONVERSATIONS),
         ("message_id", "not-found", NOT_MESSAGES),
         ("key", "invalid-input", NOT_KEYS),
     )
@@ -510,16 +511,19 @@ def bad_bodies(operation: Operation) -> Cases:
     text, members = operation.text, operation.body or {}
     name = next(iter(members)).encode()
     value = json.encode(members[name.decode()])
-    bodies |= {
-        "cut off": text[:-1],
-        "text behind": text + b"x",
-        "invalid utf-8 behind": text + b"\xff",
+    unknown = {
         "an unknown member": b'{"nonsense":1,' + text[1:],
         "an unknown member behind": text[:-1] + b',"nonsense":"%b"}' % CANARY.encode(),
         "a member in upper case": b'{"%b":1,' % name.upper() + text[1:],
         "a prototype": b'{"__proto__":{},' + text[1:],
         "an empty name": b'{"":1,' + text[1:],
         "a name with a nul": b'{"%b\\u0000":1,' % name + text[1:],
+    }
+    bodies |= {} if operation.name == "chat" else unknown
+    bodies |= {
+        "cut off": text[:-1],
+        "text behind": text + b"x",
+        "invalid utf-8 behind": text + b"\xff",
         "a repeated member": b'{"%b":%b,' % (name, value) + text[1:],
         "a repeated member behind": text[:-1] + b',"%b":%b}' % (name, value),
         "a member repeated by escape": b'{"\\u%04x%b":%b,' % (name[0], name[1:], value) + text[1:],
@@ -779,6 +783,29 @@ UNKNOWN_PATHS = (
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "get", CANARY}
 
 
+def bad_sessions() -> Cases:
+    """Of the door's own members, and of sessions that are named where a path cannot."""
+    said = f'"query":"{CANARY}"'
+    for place, value in enumerate(["null", *NOT_TEXTS, LONE, "1e400"]):
+        yield f"query {place}", sent("invalid-input", "POST", "/chat", member("query", value))
+    for name in ("audio_files", "function_calls", "metadata"):
+        for place, value in enumerate(BAD_MEMBERS[name]):
+            yield f"{name} {place}", sent("invalid-input", "POST", "/chat", f'{{{said},"{name}":{value}}}'.encode())
+    for place, value in enumerate(NOT_TEXTS):
+        yield f"session {place}", sent("invalid-input", "POST", "/chat", f'{{{said},"session_id":{value}}}'.encode())
+    for place, text in enumerate((*NOT_IDS, UNKNOWN, CANARY, r"a\u0000", MESSAGE)):
+        yield f"no session {place}", sent("not-found", "POST", "/chat", f'{{{said},"session_id":"{text}"}}'.encode())
+    quoted = rf'{{"a\"b":1,{said},"a\"b":2}}'.encode()
+    yield "a repeated member with a quote", sent("invalid-input", "POST", "/chat", quoted)
+    for path, method in (("status", "GET"), ("load-session", "POST"), ("reset", "POST")):
+        yield f"{path} of none", Case(problem="invalid-input", method=method, path=f"/chat/{path}")
+        for name, text in NOT_CONVERSATIONS.items():
+            query = f"session_id={text}".encode()
+            problem = "invalid-input" if name in {"invalid utf-8", "an overlong slash"} else "not-found"
+            yield f"{path} {name}", Case(problem=problem, method=method, path=f"/chat/{path}", query=query)
+    yield "too large", sent("too-large", "POST", "/chat", member("query", BIG), app="small")
+
+
 def bad_routes() -> Cases:
     for path in UNKNOWN_PATHS:
         for method in ("GET", "POST", "OPTIONS"):
@@ -799,7 +826,14 @@ GROUPS = {
     for theme, attack in (THEMES | BODY_THEMES if operation.body else THEMES).items()
 } | {
     attack.__name__: dict(attack())
-    for attack in (bad_members_of_messages, bad_members_of_conversations, bad_parameters, bad_envelopes, bad_routes)
+    for attack in (
+        bad_members_of_messages,
+        bad_members_of_conversations,
+        bad_parameters,
+        bad_envelopes,
+        bad_sessions,
+        bad_routes,
+    )
 }
 
 

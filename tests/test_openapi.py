@@ -198,9 +198,10 @@ async def test_an_operation_answers_as_it_says(client: AsyncClient, name: str) -
     await client.delete(f"{conversation}/messages/{second['id']}")
     reply = (await client.post(f"{conversation}/replies")).json()["message"]
     ids = {"conversation_id": first["conversation_id"], "message_id": reply["id"], "key": "default"}
+    ids["session_id"] = ids["conversation_id"]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
     required = {
-        parameter["name"]: parameter["schema"]["minimum"]
+        parameter["name"]: ids.get(parameter["name"]) or parameter["schema"]["minimum"]
         for parameter in operation["parameters"]
         if parameter["in"] == "query" and parameter["required"]
     }
@@ -221,10 +222,14 @@ async def test_an_operation_answers_as_it_says(client: AsyncClient, name: str) -
         assert faults(content["schema"], answer.json()) == []
 
 
-@pytest.mark.parametrize("name", [name for name, (_, path, _) in OPERATIONS.items() if "{conversation_id}" in path])
+WITHIN_ONE = [name for name, (_, path, _) in OPERATIONS.items() if "{conversation_id}" in path or "/chat" in path]
+
+
+@pytest.mark.parametrize("name", WITHIN_ONE)
 async def test_a_problem_is_as_the_document_says(client: AsyncClient, name: str) -> None:
     method, path, operation = OPERATIONS[name]
-    answer = await client.request(method, path.format(conversation_id="nowhere", message_id="1"), json={})
+    path = path.format(conversation_id="nowhere", message_id="1", session_id="nowhere")
+    answer = await client.request(method, path, json={})
     assert answer.is_client_error
     content = operation["responses"][str(answer.status_code)]["content"]["application/problem+json"]
     assert faults(content["schema"], answer.json()) == []

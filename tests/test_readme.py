@@ -113,6 +113,8 @@ def test_the_tour_goes_as_told(checkout: tuple[Path, Service]) -> None:
     assert "idempotent-replay: true" in told
     assert told.count('"seq":1,') >= 3
     assert '"key":"default"' in told
+    assert '"conversation_length":2' in told
+    assert '"history":[' in told
     assert '"forked_from":{' in told
 
 

@@ -104,6 +104,8 @@ def aim(service: Service, case: Case) -> None:
         path["conversation_id"] = service.new_conversation()
         if "message_id" in path and chosen % 7:
             path["message_id"] = "first"
+    if chosen % 8:
+        aim_at_session(service, case)
     if case.operation.definition.raw["operationId"] in FOR_ADMINS and chosen % 9:
         headers["Authorization"] = f"Bearer {service.admin_key}"
     if is_valid(case, ParameterLocation.HEADER):
@@ -115,6 +117,17 @@ def aim(service: Service, case: Case) -> None:
             headers.pop("Idempotency-Key", None)
     if isinstance(body, dict) and "revision" in body and is_valid(case, ParameterLocation.BODY) and chosen % 3:
         body["revision"] = 1
+
+
+def aim_at_session(service: Service, case: Case) -> None:
+    places = {
+        ParameterLocation.PATH: case.path_parameters,
+        ParameterLocation.QUERY: case.query,
+        ParameterLocation.BODY: case.body,
+    }
+    for location, members in places.items():
+        if isinstance(members, dict) and "session_id" in members and is_valid(case, location):
+            members["session_id"] = service.new_conversation()
 
 
 def is_valid(case: Case, location: ParameterLocation) -> bool:
