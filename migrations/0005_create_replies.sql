@@ -30,7 +30,7 @@ CREATE UNIQUE INDEX replies_owner_id_conversation_id_key
 ON replies (owner_id, conversation_id)
 WHERE ended_at IS NULL;
 
--- list_lapsed_replies reads it: over all owners, only live ones enter, and `created_at` never moves.
+-- list_lapsed_replies reads it: over all owners; only live ones enter, `created_at` never moves.
 -- The condition on 1970 always holds, and only that statement says it: no other can be planned over
 -- all owners.
 CREATE INDEX replies_created_at_idx

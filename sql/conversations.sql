@@ -310,9 +310,9 @@ WHERE
     AND id <> :id;
 
 -- name: fork_conversation(owner_id, id, source_id, through_seq, title)
--- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's. Of
--- a reply that is being made only its place is copied: nobody makes it there. The copies are tallied
--- as counted already: they were said before.
+-- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's.
+-- Of a reply that is being made only its place is copied: nobody makes it there. The copies are
+-- tallied as counted already: they were said before.
 WITH counted_messages AS (
     SELECT
         count(*) AS last_seq,

@@ -35,7 +35,7 @@ FROM
         :owner_ids::uuid[], :conversation_ids::uuid[],
         :last_seqs::bigint[], :revisions::bigint[], :reply_char_counts::bigint[]
     ) WITH ORDINALITY
-    AS followed (owner_id, conversation_id, last_seq, revision, reply_char_count, place)
+        AS followed (owner_id, conversation_id, last_seq, revision, reply_char_count, place)
 LEFT JOIN LATERAL (
     SELECT
         conversation.last_seq,
@@ -47,6 +47,7 @@ LEFT JOIN LATERAL (
                 reply.owner_id = followed.owner_id
                 AND reply.conversation_id = followed.conversation_id
                 AND reply.ended_at IS NULL
+            ORDER BY reply.seq
             LIMIT 1
         ) AS reply_char_count
     FROM conversations AS conversation
@@ -54,6 +55,7 @@ LEFT JOIN LATERAL (
         conversation.owner_id = followed.owner_id
         AND conversation.id = followed.conversation_id
         AND conversation.deleted_at IS NULL
+    ORDER BY conversation.id
     LIMIT 1
 ) AS head ON TRUE
 WHERE
@@ -61,9 +63,9 @@ WHERE
     IS DISTINCT FROM (head.last_seq, head.revision, head.reply_char_count);
 
 -- name: list_changed_conversations(owner_ids, told_at, late_seconds, page_size)
--- What was changed after late_seconds before told_at (NULL: now); for each owner at most page_size of
--- each kind: used, used though archived, or changed without being used. Deleted ones too. told_at of
--- a row is the time now.
+-- What was changed after late_seconds before told_at (NULL: now); for each owner at most page_size
+-- of each kind: used, used though archived, or changed without being used. Deleted ones too. A
+-- row's told_at is the time now.
 SELECT
     followed.owner_id,
     changed.id,
@@ -130,8 +132,8 @@ CROSS JOIN LATERAL (
 -- name: list_changed_revisions(
 --     owner_id, conversation_id, after_revision, through_revision, page_size
 -- )
--- What one call has changed and none after it, from the first of its messages to the last: all edited
--- or restored, or all deleted. In order. `revision > 0` as in restore_messages.
+-- What one call has changed and none after it, from the first of its messages to the last: all
+-- edited or restored, or all deleted. In order. `revision > 0` as in restore_messages.
 SELECT
     revision,
     min(seq) AS from_seq,

@@ -55,6 +55,7 @@ CROSS JOIN LATERAL (
     WHERE
         owner_days.tenant_id = :tenant_id
         AND owner_days.day = wanted_day.day
+    ORDER BY owner_days.owner_id
     LIMIT 2147483647
 ) AS owner_day;
 
