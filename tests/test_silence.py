@@ -62,7 +62,8 @@ def requests() -> list[tuple[str, str, object]]:
         "tool_call_id": f"{CANARY}\0",
         "metadata": [CANARY],
     }
-    home, messages = f"{HOME}/{{id}}", f"{HOME}/{{id}}/messages"
+    home, messages, replies = f"{HOME}/{{id}}", f"{HOME}/{{id}}/messages", f"{HOME}/{{id}}/replies"
+    asked = {"messages": [message], "instructions": CANARY, "tools": [{"note": CANARY}], "tool_choice": CANARY}
     return [
         ("POST", HOME, whole),
         ("POST", HOME, whole | {"key": CANARY}),
@@ -92,6 +93,17 @@ def requests() -> list[tuple[str, str, object]]:
         ("DELETE", f"{messages}/{CANARY}", None),
         ("DELETE", f"{messages}?from_seq={CANARY}", None),
         ("POST", f"{messages}/restore", {"revision": CANARY}),
+        ("POST", replies, asked),
+        ("POST", replies, asked | {"tools": CANARY}),
+        ("POST", replies, asked | {"instructions": [CANARY]}),
+        ("GET", f"{replies}/{CANARY}/events", None),
+        ("POST", f"{replies}/{CANARY}/cancel", None),
+        ("GET", f"{home}/context?format={CANARY}", None),
+        ("GET", f"{home}/context?format=anthropic", None),
+        ("POST", "/chat", {"query": CANARY, "metadata": {"note": CANARY}, "audio_files": [CANARY], "other": CANARY}),
+        ("POST", "/chat", {"query": [CANARY], "session_id": CANARY}),
+        ("GET", f"/chat/history/{CANARY}", None),
+        ("GET", f"/chat/status?session_id={CANARY}", None),
     ]
 
 
