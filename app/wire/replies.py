@@ -71,20 +71,16 @@ class ReplyProblem(Struct, kw_only=True, frozen=True):
 
 
 class Reply(Struct, kw_only=True, frozen=True):
-    """A reply, and what was appended with it."""
+    """A reply, and what was appended with it.
+
+    Null while it is being made, `finish_reason` says why it ended. `stop` and `tool_calls`: it is completed. `length`,
+    `filter`, `timeout` and `lost` (its replica went away): it is incomplete. `cancelled`. Any other: it has failed, by
+    the `problem` of that name.
+    """
 
     messages: Annotated[list[AppendedMessage], Meta(description="What came with the request that asked for it.")]
     message: Annotated[Message, Meta(description="The reply, as it stands now.")]
-    finish_reason: (
-        Annotated[
-            FinishReason,
-            Meta(
-                description="Why it ended. `stop`, `tool_calls`: completed. `length`, `filter`, `timeout`, `lost` (its "
-                "replica went away): incomplete. `cancelled`. Any other: failed; the problem of that name."
-            ),
-        ]
-        | None
-    )
+    finish_reason: FinishReason | None
     problem: ReplyProblem | None
     last_seq: int
     revision: Revision
