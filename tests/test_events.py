@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from app import auth, heads
 from app.database_url import DatabaseUrl
+from app.errors import Unavailable
 from app.queries import Conn
 from app.settings import Settings
 from app.stores import heads as stores_heads
@@ -294,6 +295,21 @@ async def test_an_owner_who_comes_back_misses_nothing(alice: httpx.AsyncClient, 
     assert ids == {path.rpartition("/")[2] for path in paths[:2]}
 
 
+async def test_an_owner_who_is_cut_off_while_being_told_is_told_the_rest(
+    alice: httpx.AsyncClient, connection: Conn
+) -> None:
+    paths = [await new_conversation(alice, ["one"]) for _ in range(4)]
+    before = await connection.fetchval("SELECT extract(epoch FROM now() - interval '1 day')")
+    await connection.execute(
+        "UPDATE conversations SET updated_at = updated_at - interval '1 hour',"
+        " active_at = date_trunc('minute', updated_at - interval '1 hour')"
+    )
+    async with following(alice, "/v1", f"{before * 1_000_000:.0f}") as stream:
+        events = [await stream.next() for _ in paths]
+    assert sorted(event.data["id"] for event in events) == sorted(path.rpartition("/")[2] for path in paths)
+    assert {event.id for event in events} == {None}  # who is cut off here comes again with the id of before
+
+
 async def test_too_much_to_tell_is_said(alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("app.heads", "app.stores.heads", "app.controllers.events"):
         monkeypatch.setattr(f"{module}.TOLD_LIMIT", 2)
@@ -315,6 +331,29 @@ async def test_an_idle_stream_says_that_it_is_there(settings: Settings, url: Dat
                 beats += line == ":"
                 if beats == 3:
                     break
+
+
+async def test_a_stream_without_its_database_says_that_it_is_there_and_seldom_asks(
+    settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def get_head(*_: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        raise Unavailable
+
+    async with replica(replace(settings, heartbeat_seconds=0.1), url) as made, made.client(key) as client:
+        path = await new_conversation(client)
+        async with client.stream("GET", f"{path}/events") as answer, asyncio.timeout(5):
+            lines = answer.aiter_lines()
+            assert (await anext(lines)).startswith("id: ")
+            monkeypatch.setattr("app.controllers.events.get_head", get_head)
+            await append(client, path, "one")
+            for _ in range(5):
+                while await anext(lines) != ":":
+                    pass
+    assert 1 <= looks <= 20
 
 
 @pytest.mark.parametrize("path", ["/v1", HOME])
