@@ -31,7 +31,8 @@ async def stream_events(
             wait_seconds = min(ends_at, sent_at + settings.heartbeat_seconds) - time()
             if is_moved:
                 try:
-                    events, is_last = await look_now()
+                    async with follower.turn:
+                        events, is_last = await look_now()
                 except Unavailable:
                     is_away, is_last = True, False
                 for event in events:

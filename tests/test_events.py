@@ -400,6 +400,53 @@ async def test_followers_hold_no_connection(settings: Settings, url: DatabaseUrl
             await stream.__aexit__(None, None, None)
 
 
+async def test_many_who_are_woken_at_once_leave_others_their_connections(
+    settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking: set[int] = set()
+    most = 0
+
+    async def get_head(*arguments: Any) -> Any:
+        nonlocal most
+        looking.add(mark := max(looking, default=0) + 1)
+        most = max(most, len(looking))
+        await asyncio.sleep(0.02)
+        looking.remove(mark)
+        return await stores_heads.get_head(*arguments)
+
+    async with replica(replace(settings, pool_size=8), url) as made, made.client(key) as client:
+        path = await new_conversation(client)
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(following(client, path)) for _ in range(12)]
+            monkeypatch.setattr("app.controllers.events.get_head", get_head)
+            await append(client, path, "one")
+            assert [told([await stream.next()]) for stream in streams] == [[("message.created", "one")]] * 12
+    assert most == 2
+
+
+async def test_an_owner_who_writes_much_is_looked_at_for_many_writes_at_once(
+    settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def list_changed_conversations(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await stores_heads.list_changed_conversations(*arguments)
+
+    async with replica(replace(settings, follow_seconds=60), url) as made, made.client(key) as client:
+        path = await new_conversation(client)
+        monkeypatch.setattr(heads, "list_changed_conversations", list_changed_conversations)
+        async with following(client, "/v1") as stream:
+            begun_at = asyncio.get_running_loop().time()
+            for number in range(60):
+                await append(client, path, str(number))
+            most = (asyncio.get_running_loop().time() - begun_at) / heads.GATHER_SECONDS + 2
+            while (await stream.next()).data["last_seq"] < 60:
+                pass
+    assert looks <= most
+
+
 async def test_idle_followers_cost_one_statement_a_look(
     settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
