@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw, Struct
 
-from app.errors import Flaw, InvalidInput, NotFound, ReplyInProgress
+from app.errors import ClientIdReused, Flaw, InvalidInput, NotFound, ReplyInProgress
 from app.identifiers import MessageIds
 from app.payloads import IncomingMessage, fingerprint_of
 from app.queries import Conn, NoRow, Query
@@ -119,6 +119,7 @@ async def begin_reply(
     async with lock_conversation(connection, owner_id, conversation_id):
         replayed = await find_replay(connection, owner_id, conversation_id, append)
         if replayed is not None:
+            await _refuse_copies(connection, ReplyId(owner_id, conversation_id, replayed.messages[-1].seq))
             return replayed, True
         await _end_dead_reply(connection, owner_id, conversation_id, lease_seconds)
         if not asked.messages:
@@ -128,6 +129,12 @@ async def begin_reply(
         seq = appended.messages[-1].seq
         await _CREATE.execute(connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq)
         return appended, False
+
+
+async def _refuse_copies(connection: Conn, reply_id: ReplyId) -> None:
+    """Raises ClientIdReused: a fork copied what was asked, and of the reply only its message."""
+    if await _GET.fetch_one(connection, **_key(reply_id)) is None:
+        raise ClientIdReused
 
 
 async def _refuse_silence(connection: Conn, owner_id: UUID, conversation_id: UUID) -> None:
