@@ -26,6 +26,10 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 TICK_SECONDS = 0.25
 """How often the heads of growing replies are looked at."""
 
+GATHER_SECONDS = 0.1
+"""How long what is written here waits, so that an owner who writes much is looked at once for many writes."""
+
+_POOL_SHARE = 4
 _CREDENTIAL_SECONDS = 4.0
 _logger = logging.getLogger("verbatim.heads")
 
@@ -41,8 +45,10 @@ class Told(Struct, frozen=True):
 class Follower:
     """One stream that follows a conversation, or all of an owner's."""
 
-    def __init__(self, token: Token, *, is_eager: bool = False) -> None:
+    def __init__(self, token: Token, turn: asyncio.Semaphore, *, is_eager: bool = False) -> None:
         self.token = token
+        self.turn = turn
+        """To be held while it looks: of however many are woken at once, few have a connection."""
         self.is_eager = is_eager
         """Whether it follows a reply that another replica may be making."""
         self.is_over = False
@@ -95,6 +101,7 @@ class Heads:
         self._conversations: dict[tuple[UUID, UUID], _Watch] = {}
         self._owners: dict[UUID, _Watch] = {}
         self._due_owners: set[UUID] = set()
+        self._turn = asyncio.Semaphore(max(1, settings.pool_size // _POOL_SHARE))
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         database.listen(self._on_written)
@@ -109,13 +116,15 @@ class Heads:
     def follow(self, caller: Caller, conversation_id: UUID, *, is_eager: bool = False) -> Iterator[Follower]:
         """Follows a conversation of the caller while the block runs."""
         key = (caller.owner.id, conversation_id)
-        with self._following(self._conversations, key, Follower(caller.token, is_eager=is_eager)) as follower:
+        with self._following(
+            self._conversations, key, Follower(caller.token, self._turn, is_eager=is_eager)
+        ) as follower:
             yield follower
 
     @contextmanager
     def follow_owner(self, caller: Caller) -> Iterator[Follower]:
         """Follows all conversations of the caller while the block runs."""
-        with self._following(self._owners, caller.owner.id, Follower(caller.token)) as follower:
+        with self._following(self._owners, caller.owner.id, Follower(caller.token, self._turn)) as follower:
             yield follower
 
     @contextmanager
@@ -151,8 +160,9 @@ class Heads:
         next_look_at = loop.time()
         next_check_at = loop.time() + _CREDENTIAL_SECONDS
         while self._conversations or self._owners:
+            await asyncio.sleep(GATHER_SECONDS)
             with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
+                async with asyncio.timeout(TICK_SECONDS - GATHER_SECONDS):
                     await self._kick.wait()
             self._kick.clear()
             if self._is_draining():

@@ -24,22 +24,26 @@ async def stream_events(
         look_now = look(follower)
         sent_at = time()
         ends_at = sent_at + settings.stream_seconds
-        is_moved = True
-        while not follower.is_over and time() < ends_at:
+        is_moved = is_behind = True
+        while not follower.is_over and (is_behind or time() < ends_at):
             events: list[bytes] = []
+            is_away = False
             wait_seconds = min(ends_at, sent_at + settings.heartbeat_seconds) - time()
             if is_moved:
                 try:
-                    events, is_last = await look_now()
+                    async with follower.turn:
+                        events, is_last = await look_now()
                 except Unavailable:
-                    await follower.wait(min(wait_seconds, _RETRY_SECONDS))
-                    continue
+                    is_away, is_last = True, False
                 for event in events:
                     yield event
                     sent_at = time()
                 if is_last:
                     return
-            if not events:
+            if is_away:
+                await follower.wait(min(wait_seconds, _RETRY_SECONDS))
+            elif not events:
+                is_behind = False
                 is_moved = await follower.wait(wait_seconds)
             if time() >= sent_at + settings.heartbeat_seconds:
                 yield sse.HEARTBEAT

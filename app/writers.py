@@ -284,12 +284,13 @@ class _Writer:
         """Keeps the text while it grows; False: nobody wants it any more."""
         loop = asyncio.get_running_loop()
         renewal_seconds = self._settings.reply_lease_seconds / _RENEWALS
+        flush_seconds = min(self._settings.reply_flush_seconds, renewal_seconds)
         kept_at = loop.time()
         while not self._reading.done():
             if self._chunk is None:
                 await self._wait(self._has_fresh, kept_at + renewal_seconds)
             if self._has_fresh.is_set():
-                await self._wait(self._is_full, kept_at + self._settings.reply_flush_seconds)
+                await self._wait(self._is_full, kept_at + flush_seconds)
             if self._reading.done():
                 break
             kept_at = loop.time()

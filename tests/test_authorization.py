@@ -239,7 +239,7 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
     ],
     "createReply": lambda its: [
         Ask(path=in_conversation(its)),
-        Ask(path=in_conversation(its), body={"messages": [message()]}, headers={"Accept": "text/event-stream"}),
+        Ask(path=in_conversation(its), body={"messages": [message()]}),
         Ask(path=in_conversation(its), body={"messages": [first_message(its)]}),
         Ask(path=in_conversation(its), body={"messages": [message()]}, headers={"Idempotency-Key": its.append_key}),
         Ask(path=in_conversation(its), body={"messages": [message()]}, headers=version(its)),

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from app import auth, heads
 from app.database_url import DatabaseUrl
+from app.errors import Unavailable
 from app.queries import Conn
 from app.settings import Settings
 from app.stores import heads as stores_heads
@@ -294,6 +295,21 @@ async def test_an_owner_who_comes_back_misses_nothing(alice: httpx.AsyncClient, 
     assert ids == {path.rpartition("/")[2] for path in paths[:2]}
 
 
+async def test_an_owner_who_is_cut_off_while_being_told_is_told_the_rest(
+    alice: httpx.AsyncClient, connection: Conn
+) -> None:
+    paths = [await new_conversation(alice, ["one"]) for _ in range(4)]
+    before = await connection.fetchval("SELECT extract(epoch FROM now() - interval '1 day')")
+    await connection.execute(
+        "UPDATE conversations SET updated_at = updated_at - interval '1 hour',"
+        " active_at = date_trunc('minute', updated_at - interval '1 hour')"
+    )
+    async with following(alice, "/v1", f"{before * 1_000_000:.0f}") as stream:
+        events = [await stream.next() for _ in paths]
+    assert sorted(event.data["id"] for event in events) == sorted(path.rpartition("/")[2] for path in paths)
+    assert {event.id for event in events} == {None}  # who is cut off here comes again with the id of before
+
+
 async def test_too_much_to_tell_is_said(alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("app.heads", "app.stores.heads", "app.controllers.events"):
         monkeypatch.setattr(f"{module}.TOLD_LIMIT", 2)
@@ -315,6 +331,29 @@ async def test_an_idle_stream_says_that_it_is_there(settings: Settings, url: Dat
                 beats += line == ":"
                 if beats == 3:
                     break
+
+
+async def test_a_stream_without_its_database_says_that_it_is_there_and_seldom_asks(
+    settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def get_head(*_: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        raise Unavailable
+
+    async with replica(replace(settings, heartbeat_seconds=0.1), url) as made, made.client(key) as client:
+        path = await new_conversation(client)
+        async with client.stream("GET", f"{path}/events") as answer, asyncio.timeout(5):
+            lines = answer.aiter_lines()
+            assert (await anext(lines)).startswith("id: ")
+            monkeypatch.setattr("app.controllers.events.get_head", get_head)
+            await append(client, path, "one")
+            for _ in range(5):
+                while await anext(lines) != ":":
+                    pass
+    assert 1 <= looks <= 20
 
 
 @pytest.mark.parametrize("path", ["/v1", HOME])
@@ -356,9 +395,59 @@ async def test_followers_hold_no_connection(settings: Settings, url: DatabaseUrl
         for path in paths:
             assert (await append(client, path, "one")).status_code == 201
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
-        assert await connection.fetchval(sessions) == 1
+        async with asyncio.timeout(5):
+            while await connection.fetchval(sessions) > 1:  # noqa: ASYNC110  # the last of the looks, and of the poller's
+                await asyncio.sleep(0.01)
         for stream in streams:
             await stream.__aexit__(None, None, None)
+
+
+async def test_many_who_are_woken_at_once_leave_others_their_connections(
+    settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = most = 0
+
+    async def get_head(*arguments: Any) -> Any:
+        nonlocal looking, most
+        looking += 1
+        most = max(most, looking)
+        try:
+            await asyncio.sleep(0.02)
+        finally:
+            looking -= 1
+        return await stores_heads.get_head(*arguments)
+
+    async with replica(replace(settings, pool_size=8), url) as made, made.client(key) as client:
+        path = await new_conversation(client)
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(following(client, path)) for _ in range(12)]
+            monkeypatch.setattr("app.controllers.events.get_head", get_head)
+            await append(client, path, "one")
+            assert [told([await stream.next()]) for stream in streams] == [[("message.created", "one")]] * 12
+    assert most == 2
+
+
+async def test_an_owner_who_writes_much_is_looked_at_for_many_writes_at_once(
+    settings: Settings, url: DatabaseUrl, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def list_changed_conversations(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await stores_heads.list_changed_conversations(*arguments)
+
+    async with replica(replace(settings, follow_seconds=60), url) as made, made.client(key) as client:
+        path = await new_conversation(client)
+        monkeypatch.setattr(heads, "list_changed_conversations", list_changed_conversations)
+        async with following(client, "/v1") as stream:
+            begun_at = asyncio.get_running_loop().time()
+            for number in range(60):
+                await append(client, path, str(number))
+            most = (asyncio.get_running_loop().time() - begun_at) / heads.GATHER_SECONDS + 2
+            while (await stream.next()).data["last_seq"] < 60:
+                pass
+    assert looks <= most
 
 
 async def test_idle_followers_cost_one_statement_a_look(

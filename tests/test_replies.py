@@ -20,6 +20,7 @@ from tests.model_server import (
     Hang,
     ModelServer,
     Send,
+    Wait,
     call_steps,
     chunk,
     completion,
@@ -403,9 +404,11 @@ async def test_a_deleted_conversation_ends_its_reply(
     path = await new_conversation(alice)
     model.answers([Send(chunk({"content": "I shall "})), Hang()])
     reply = await begin(alice, path, "Go.")
-    following = asyncio.create_task(read_events(alice, f"{reply}/events"))
-    await alice.delete(path)
-    assert (await following)[-1].name == "reply.deleted"
+    async with alice.stream("GET", f"{reply}/events") as answer:
+        events = events_of(answer)
+        assert (await anext(events)).name == "reply.delta"
+        await alice.delete(path)
+        assert [event.name async for event in events] == ["reply.deleted"]
     async with asyncio.timeout(5):
         while await connection.fetchval("SELECT ended_at FROM replies") is None:  # noqa: ASYNC110  # another process's doing
             await asyncio.sleep(0.05)
@@ -437,6 +440,27 @@ async def test_a_fork_has_no_reply_in_progress(alice: httpx.AsyncClient, model: 
         "incomplete",
     ]
     assert (await ask(alice, fork, "Go on."))["message"]["status"] == "completed"
+
+
+async def test_what_a_fork_has_copied_is_no_reply_to_repeat(alice: httpx.AsyncClient) -> None:
+    path = await new_conversation(alice)
+    request = {"messages": [{"role": "user", "content": "Why?", "client_id": "why"}]}
+    assert (await alice.post(f"{path}/replies", json=request)).status_code == 201
+    fork = (await alice.post(f"{path}/fork", json={})).headers["Location"]
+    answer = await alice.post(f"{fork}/replies", json=request)
+    assert (answer.status_code, problem(answer)) == (422, "client-id-reused")
+
+
+async def test_a_lease_is_renewed_however_long_text_may_wait(
+    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer, there: Replica
+) -> None:
+    model.answers([Send(chunk({"content": "One"})), Wait(0.3), Send(chunk({"content": " two"})), Hang()])
+    patient = replace(settings, reply_flush_seconds=60, reply_lease_seconds=1)
+    async with replica(patient, url) as made, made.client(key) as alice:
+        reply = await begin(alice, await new_conversation(alice), "Count.")
+        await asyncio.sleep(2.5)
+        assert (await message(alice, reply))["status"] == "in_progress"
+        model.release()
 
 
 async def test_a_service_that_stops_leaves_no_reply_in_progress(

@@ -22,6 +22,7 @@ from app.queries import Conn
 from app.settings import Settings
 from app.stores.heads import (
     TOLD_LIMIT,
+    ChangedConversation,
     ChangedRevision,
     Head,
     get_head,
@@ -187,7 +188,8 @@ class _OwnerLook:
         told, self._follower.told = self._follower.told, {}
         has_missed, self._follower.has_missed = self._follower.has_missed, False
         events = [self._missed()] if has_missed else []
-        return [*events, *(self._moved(conversation_id, item) for conversation_id, item in told.items())], False
+        in_order = sorted(told.items(), key=lambda item: item[1].told_at)  # each id leaves nothing before it untold
+        return [*events, *(self._moved(conversation_id, item) for conversation_id, item in in_order)], False
 
     async def _begin(self) -> list[bytes]:
         async with self._database.connection() as connection:
@@ -196,16 +198,19 @@ class _OwnerLook:
                 return [sse.place(_microseconds(now))]
             changed = await list_changed_conversations(connection, [self._owner_id], self._since)
         events = [self._missed()] if len(changed) >= TOLD_LIMIT else []
-        told = {row.id: Told(row.last_seq, row.revision, now) for row in changed}
-        events += [self._moved(conversation_id, item) for conversation_id, item in told.items()]
-        return [*events, sse.place(_microseconds(now))]
+        told = {row.id: row for row in changed}
+        events += [sse.event("conversation.updated", _encode(_moved(row.id, row))) for row in told.values()]
+        return [*events, sse.place(_microseconds(now))]  # not before: who is cut in between is told all of it again
 
     def _missed(self) -> bytes:
         return sse.event("conversations.missed", _encode(Missed()))
 
     def _moved(self, conversation_id: UUID, told: Told) -> bytes:
-        moved = ConversationMoved(id=str(conversation_id), last_seq=told.last_seq, revision=told.revision)
-        return sse.event("conversation.updated", _encode(moved), _microseconds(told.told_at))
+        return sse.event("conversation.updated", _encode(_moved(conversation_id, told)), _microseconds(told.told_at))
+
+
+def _moved(conversation_id: UUID, version: Told | ChangedConversation) -> ConversationMoved:
+    return ConversationMoved(id=str(conversation_id), last_seq=version.last_seq, revision=version.revision)
 
 
 def _microseconds(time: datetime) -> str:

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw, Struct
 
-from app.errors import Flaw, InvalidInput, NotFound, ReplyInProgress, Unavailable
+from app.errors import ClientIdReused, Flaw, InvalidInput, NotFound, ReplyInProgress, Unavailable
 from app.identifiers import MessageIds
 from app.payloads import IncomingMessage, fingerprint_of
 from app.queries import Conn, NoRow, Query
@@ -133,6 +133,7 @@ async def begin_reply(
     async with lock_conversation(connection, owner_id, conversation_id):
         replayed = await find_replay(connection, owner_id, conversation_id, append)
         if replayed is not None:
+            await _refuse_copies(connection, ReplyId(owner_id, conversation_id, replayed.messages[-1].seq))
             return replayed, True
         if begin.is_full:
             raise Unavailable
@@ -154,6 +155,12 @@ async def find_begun_reply(connection: Conn, owner_id: UUID, conversation_id: UU
     async with lock_conversation(connection, owner_id, conversation_id):  # behind a commit that may be on its way
         live = await _get_live(connection, owner_id, conversation_id)
     return ReplyId(owner_id, conversation_id, live.seq) if live and live.writer_id == writer_id else None
+
+
+async def _refuse_copies(connection: Conn, reply_id: ReplyId) -> None:
+    """Raises ClientIdReused: a fork copied what was asked, and of the reply only its message."""
+    if await _GET.fetch_one(connection, **_key(reply_id)) is None:
+        raise ClientIdReused
 
 
 async def _refuse_silence(connection: Conn, owner_id: UUID, conversation_id: UUID) -> None:
