@@ -116,7 +116,8 @@ class Heads:
     def follow(self, caller: Caller, conversation_id: UUID, *, is_eager: bool = False) -> Iterator[Follower]:
         """Follows a conversation of the caller while the block runs."""
         key = (caller.owner.id, conversation_id)
-        with self._following(self._conversations, key, Follower(caller.token, self._turn, is_eager=is_eager)) as follower:
+        made = Follower(caller.token, self._turn, is_eager=is_eager)
+        with self._following(self._conversations, key, made) as follower:
             yield follower
 
     @contextmanager

@@ -451,8 +451,9 @@ async def test_what_a_fork_has_copied_is_no_reply_to_repeat(alice: httpx.AsyncCl
     assert (answer.status_code, problem(answer)) == (422, "client-id-reused")
 
 
+@pytest.mark.usefixtures("there")  # which would end it
 async def test_a_lease_is_renewed_however_long_text_may_wait(
-    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer, there: Replica
+    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer
 ) -> None:
     model.answers([Send(chunk({"content": "One"})), Wait(0.3), Send(chunk({"content": " two"})), Hang()])
     patient = replace(settings, reply_flush_seconds=60, reply_lease_seconds=1)
