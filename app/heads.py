@@ -116,9 +116,8 @@ class Heads:
     def follow(self, caller: Caller, conversation_id: UUID, *, is_eager: bool = False) -> Iterator[Follower]:
         """Follows a conversation of the caller while the block runs."""
         key = (caller.owner.id, conversation_id)
-        with self._following(
-            self._conversations, key, Follower(caller.token, self._turn, is_eager=is_eager)
-        ) as follower:
+        made = Follower(caller.token, self._turn, is_eager=is_eager)
+        with self._following(self._conversations, key, made) as follower:
             yield follower
 
     @contextmanager
@@ -220,6 +219,9 @@ class Heads:
                 for row in rows:
                     if watch.seen.get(row.id) != seen[row.id]:
                         follower.told[row.id] = Told(row.last_seq, row.revision, row.told_at)
+                if len(follower.told) > TOLD_LIMIT:  # its client reads too slowly
+                    follower.told.clear()
+                    follower.has_missed = True
                 if follower.told or follower.has_missed:
                     follower.wake()
             watch.seen = seen

@@ -274,6 +274,8 @@ def _check(settings: Settings) -> None:
 def _check_model(settings: Settings) -> None:
     if (settings.model_base_url is None) != (settings.model_name is None):
         raise SettingsError("VERBATIM_MODEL_BASE_URL and VERBATIM_MODEL_NAME must be set together")
+    if len(settings.model_name or "") > 128:  # noqa: PLR2004  # as a message's model
+        raise SettingsError("VERBATIM_MODEL_NAME: must have at most 128 characters")
     if settings.model_api_key and settings.model_api_key_file:
         raise SettingsError("only one of VERBATIM_MODEL_API_KEY and VERBATIM_MODEL_API_KEY_FILE can be set")
     if settings.model_base_url is None and (settings.model_api_key or settings.model_api_key_file):

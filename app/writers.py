@@ -90,8 +90,10 @@ class Writers:
                 await asyncio.wait(tasks, timeout=seconds)
             for writer in self._writers.values():
                 writer.stop()
-        for writer in self._writers.values():
-            writer.task.cancel()
+        if left := {writer.task for writer in self._writers.values()}:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=_CLOSE_SECONDS)
 
     async def begin(
         self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked

@@ -391,8 +391,10 @@ async def test_a_truncated_reply_comes_back_as_it_was_cut(alice: httpx.AsyncClie
     model.answers([Send(chunk({"content": "I shall "})), Hang()])
     reply = await begin(alice, path, "Go.")
     cut = (await alice.delete(f"{path}/messages", params={"from_seq": 1})).json()
+    assert cut["revision"] == 2  # the reply's end was a change of its own
     assert (await ask(alice, path, "Anew."))["message"]["status"] == "completed"
-    assert (await alice.get(f"{reply}/events")).status_code == 404
+    gone = await alice.get(f"{reply}/events")
+    assert (gone.status_code, problem(gone), gone.json()["detail"]) == (404, "not-found", "the reply is deleted")
     await alice.post(f"{path}/messages/restore", json={"revision": cut["revision"]})
     back = await message(alice, reply)
     assert (back["status"], back["content"]) == ("cancelled", "I shall ")
@@ -451,7 +453,7 @@ async def test_what_a_fork_has_copied_is_no_reply_to_repeat(alice: httpx.AsyncCl
     assert (answer.status_code, problem(answer)) == (422, "client-id-reused")
 
 
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("there")  # which would end it
 async def test_a_lease_is_renewed_however_long_text_may_wait(
     settings: Settings, url: DatabaseUrl, key: str, model: ModelServer
 ) -> None:

@@ -155,7 +155,8 @@ class ReplyController(Controller):
         The answer is the reply as it ended, `completed`, `incomplete`, `failed` or `cancelled`, or with
         `Accept: text/event-stream` its events as they happen. What the model says is kept before it is shown. Tool
         calls are the client's to make: append their results as messages of role `tool`, and ask again. One reply is
-        made at a time; repeating a request with its `Idempotency-Key` joins the reply that it began.
+        made at a time; repeating a request with its `Idempotency-Key` joins the reply that it began (404 where that is
+        deleted).
         """
         read_query(request, Nothing)
         key, expected = read_idempotency_key(request), read_if_match(request)

@@ -205,7 +205,10 @@ async def get_reply(connection: Conn, reply_id: ReplyId) -> tuple[Message, Finis
     if version is None:
         raise NotFound
     # Behind its state: what has ended has its content.
-    message = await get_message_at(connection, reply_id.owner_id, reply_id.conversation_id, reply_id.seq)
+    try:
+        message = await get_message_at(connection, reply_id.owner_id, reply_id.conversation_id, reply_id.seq)
+    except NotFound:
+        raise NotFound("the reply is deleted") from None
     return message, state.reason, version
 
 
