@@ -14,7 +14,7 @@ from contextlib import ExitStack, aclosing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import msgspec
@@ -32,7 +32,7 @@ from app.settings import Settings
 from app.sse import RETRY
 from app.stores import service_keys
 from app.stores.appends import Append
-from app.stores.replies import begin_reply
+from app.stores.replies import Begin, begin_reply
 from tests import live
 from tests.conftest import NewKey, new_conversation, problem, run_sql
 from tests.fault_proxy import fault_proxy
@@ -698,7 +698,8 @@ async def test_a_reply_whose_conversation_is_locked_keeps_no_other_from_its_end(
     (owner_id,) = {row["owner_id"] for row in await connection.fetch("SELECT owner_id FROM conversations")}
     for path in paths:
         left = Append(messages=[], key=None, fingerprint=b"", expected=None)
-        await begin_reply(connection, owner_id, UUID(path.rpartition("/")[2]), left, "gone", 5)
+        begin = Begin(model="gone", writer_id=uuid4(), lease_seconds=5)
+        await begin_reply(connection, owner_id, UUID(path.rpartition("/")[2]), left, begin)
     await connection.execute("UPDATE replies SET renewed_at = now() - interval '1 hour'")
     locking = await connect(url, 5)
     async with locking.transaction():
