@@ -2,33 +2,25 @@
 
 import argparse
 import asyncio
-import ctypes
-import gc
 import logging
 import shlex
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from contextvars import Context
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn, TypeVar
 
 import asyncpg
-import uvicorn
 
 from app.database import connect, is_passing, is_refused_startup
 from app.database_url import DatabaseUrl
-from app.edge import Drain
 from app.embedded import EmbeddedError, embedded_postgres
 from app.health import find_unsafe_settings
 from app.identifiers import is_name
 from app.logs import configure_logs
-from app.main import create_app
 from app.migrations import MigrationError, find_differences, migrate
-from app.protocol import protocol_of
 from app.queries import Conn
 from app.settings import Settings, SettingsError, read_settings
 from app.stores import purges, service_keys
@@ -36,8 +28,6 @@ from app.stores import purges, service_keys
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 10.0
-_M_MMAP_THRESHOLD = -3  # mallopt(3)
-_GRACE_SECONDS = 10  # for what is in flight when the drain is over
 _logger = logging.getLogger("verbatim")
 
 
@@ -176,6 +166,8 @@ def purge(settings: Settings, _options: argparse.Namespace) -> None:
 
 def serve(settings: Settings, options: argparse.Namespace) -> None:
     """Serves until it is told to stop."""
+    from app.server import run_server  # noqa: PLC0415  # a second of imports that no other command needs
+
     with closing(_listen(settings)) as listener, _database(settings, settings.parsed_database_url()) as url:
         key_path = None
         if options.local:
@@ -185,7 +177,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
         _check_database(settings, url)
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-        _serve(settings, url, listener, lambda: _announce(settings, address, key_path))
+        run_server(settings, url, listener, lambda: _announce(settings, address, key_path))
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -267,69 +259,6 @@ Ctrl-C stops it; the data stays.
 """,
         flush=True,
     )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which says when it is ready, and on SIGTERM lets those who send traffic look away before it stops."""
-
-    def __init__(
-        self, config: uvicorn.Config, drain: Drain, drain_seconds: float, on_ready: Callable[[], None]
-    ) -> None:
-        super().__init__(config)
-        self._drain = drain
-        self._drain_seconds = drain_seconds
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts, and says so."""
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        # Fewer collections over what stays for good: p99 of typed handlers from 55 to 16 ms.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(100_000, 50, 100)
-        self._on_ready()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first SIGTERM begins the drain; Ctrl-C and a second one end it."""
-        if sig != signal.SIGTERM or self._drain.is_draining or not self.started:
-            super().handle_exit(sig, frame)
-            return
-        self._captured_signals.append(sig)
-        self._drain.is_draining = True
-        self._loop.call_soon_threadsafe(self._begin_drain, context=Context())  # of no request that is served just now
-
-    def _begin_drain(self) -> None:
-        _logger.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
-        self._loop.call_later(self._drain_seconds, self._stop)
-
-    def _stop(self) -> None:
-        self.should_exit = True
-
-
-def _return_large_memory() -> None:
-    """Has glibc give pages back as they go: ten of 7 MB that nobody reads hold 79 MB, not 104, and leave 9, not 37."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
-
-
-def _serve(settings: Settings, url: DatabaseUrl, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    _return_large_memory()
-    drain = Drain()
-    config = uvicorn.Config(
-        create_app(settings, url, drain),
-        loop="uvloop",
-        http=protocol_of(settings),
-        ws="none",
-        access_log=False,  # it would write query strings
-        log_config=None,
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    _Server(config, drain, settings.drain_seconds, on_ready).run(sockets=[listener])
 
 
 if __name__ == "__main__":

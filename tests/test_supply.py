@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app import cli
+from app.server import GRACE_SECONDS
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -49,4 +49,4 @@ def test_there_is_time_to_stop_well() -> None:
     """The drain, what is in flight then, and the end of the pool."""
     verbatim, _ = (ROOT / "compose.yaml").read_text().split("\n  migrate:\n")
     (seconds,) = re.findall(r"stop_grace_period: (\d+)s", verbatim)
-    assert int(seconds) >= Settings().drain_seconds + cli._GRACE_SECONDS + 5
+    assert int(seconds) >= Settings().drain_seconds + GRACE_SECONDS + 5
