@@ -333,7 +333,7 @@ def _responses(operation: Operation, common_errors: Sequence[type[DomainError]])
 def _event_stream(events: Mapping[str, type[Struct]]) -> Json:
     names = ", ".join(f"`{name}`" for name in events)
     return {
-        "schema": {"type": "string", "description": f"Server-sent events, their `data` JSON: {names}."},
+        "schema": {"description": f"Server-sent events, their `data` JSON: {names}."},
         "x-events": {name: _schema(kind) for name, kind in events.items()},
     }
 
