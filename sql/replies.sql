@@ -51,13 +51,15 @@ WHERE
     AND chunk.conversation_id = :conversation_id
     AND chunk.seq = :seq
     AND chunk.from_char >= coalesce((
-        SELECT max(earlier_chunk.from_char)
+        SELECT earlier_chunk.from_char
         FROM reply_chunks AS earlier_chunk
         WHERE
             earlier_chunk.owner_id = :owner_id
             AND earlier_chunk.conversation_id = :conversation_id
             AND earlier_chunk.seq = :seq
             AND earlier_chunk.from_char <= :from_char
+        ORDER BY earlier_chunk.from_char DESC
+        LIMIT 1
     ), 0)
 ORDER BY chunk.from_char;
 
