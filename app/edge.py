@@ -9,7 +9,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Send
 
 from app.auth import Caller
 from app.errors import NotFound, Unavailable
-from app.logs import REQUEST_ID, cause_of
+from app.logs import REQUEST_ID, log_broken
 from app.problems import Answer, InternalError, render_problem, request_id_of
 
 PATH_LIMIT_BYTES = 2048
@@ -61,7 +61,7 @@ class Edge:
                 raise
             await _send(render_problem(Unavailable(), request_id), send_marked)
         except Exception as error:  # noqa: BLE001  # whatever it was, its words stay here
-            _logger.error("broken", extra={"fields": cause_of(error.__cause__ or error)})  # noqa: TRY400  # no traceback: it ends in its words
+            log_broken(_logger, error.__cause__ or error)
             if status:
                 raise RuntimeError("the answer broke off") from None  # so that the server closes the connection
             await _send(render_problem(InternalError(), request_id), send_marked)

@@ -17,7 +17,7 @@ from msgspec import Struct
 from app.auth import Caller, Token
 from app.database import Database
 from app.errors import Unavailable
-from app.logs import cause_of
+from app.logs import log_broken
 from app.settings import Settings
 from app.stores.heads import TOLD_LIMIT, ChangedConversation, FollowedHead, list_changed_conversations, list_moved_heads
 
@@ -177,7 +177,7 @@ class Heads:
             except Unavailable:
                 continue  # the database has its own line in the log
             except Exception as error:  # noqa: BLE001  # the followers of everybody hang on it
-                _logger.error("broken", extra={"fields": cause_of(error)})  # noqa: TRY400  # no traceback: it ends in its words
+                log_broken(_logger, error)
                 await asyncio.sleep(self._settings.follow_seconds)
 
     def _end_all(self) -> None:

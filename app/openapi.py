@@ -4,6 +4,7 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import get_type_hints
 
 import msgspec
@@ -314,7 +315,7 @@ def _responses(operation: Operation, common_errors: Sequence[type[DomainError]])
             "headers": _answer_headers(names),
         }
         content: Json = {} if kind is None else {"application/json": {"schema": _schema(kind)}}
-        if operation.events and status != 204:  # noqa: PLR2004  # No Content
+        if operation.events and status != HTTPStatus.NO_CONTENT:
             content[sse.MEDIA_TYPE] = _event_stream(operation.events)
         if content:
             response["content"] = content

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from app import errors
 from app.errors import DomainError, Flaw
-from app.logs import cause_of
+from app.logs import log_broken
 
 MEDIA_TYPE = "application/problem+json"
 _logger = logging.getLogger("verbatim.problems")
@@ -125,7 +125,7 @@ def answer_error(request: Request[object, object, State], error: Exception) -> R
     """The answer to a request that raised: a problem, whatever was raised."""
     problem = _translate(error)
     if isinstance(problem, InternalError):
-        _logger.error("broken", extra={"fields": cause_of(error)})
+        log_broken(_logger, error)
     answer = render_problem(problem, request_id_of(request.scope))
     headers = answer.headers
     if isinstance(error, HTTPException):

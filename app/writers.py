@@ -16,7 +16,7 @@ from app.auth import Caller
 from app.database import Database
 from app.errors import ContextExceeded, ModelFailed, ModelRefused, ModelUnavailable, NotFound, Unavailable
 from app.heads import Heads
-from app.logs import cause_of
+from app.logs import log_broken
 from app.model import Finish, Model, ModelRequest, TextDelta
 from app.settings import Settings
 from app.stores.appends import Append
@@ -183,7 +183,7 @@ class Writers:
                 was_away = True
                 continue
             except Exception as error:  # noqa: BLE001  # it goes on for the others
-                _log_broken(error)
+                log_broken(_logger, error)
                 continue
             if was_away:  # nobody could renew: who lives does so now
                 was_away = False
@@ -200,7 +200,7 @@ class Writers:
         except Unavailable:
             pass
         except Exception as error:  # noqa: BLE001  # it goes on for the others
-            _log_broken(error)
+            log_broken(_logger, error)
 
 
 class _Writer:
@@ -225,7 +225,7 @@ class _Writer:
         try:
             ending = await self._ending() if await self._keep() else Ending("cancelled")
         except Exception as error:  # noqa: BLE001  # nobody else would stop the model
-            _log_broken(error)
+            log_broken(_logger, error)
             ending = Ending("internal-error", "".join(self._text))
         self._reading.cancel()
         await asyncio.wait({self._reading})
@@ -336,7 +336,7 @@ class _Writer:
         except Exception as error:  # noqa: BLE001  # each is an end
             reason = _FAILURES.get(type(error), "internal-error")
             if reason == "internal-error":
-                _log_broken(error)
+                log_broken(_logger, error)
             return Ending(reason, text)
         return Ending(finish.reason, text, finish.tool_calls, finish.usage, finish.model)
 
@@ -350,11 +350,7 @@ class _Writer:
             except Unavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
             except Exception as error:  # noqa: BLE001  # the lease runs out, and the text that is kept stays
-                _log_broken(error)
+                log_broken(_logger, error)
                 return
             else:
                 return
-
-
-def _log_broken(error: Exception) -> None:
-    _logger.error("broken", extra={"fields": cause_of(error)})

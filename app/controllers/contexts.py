@@ -18,7 +18,7 @@ class ContextController(Controller):
     """What a model is shown of a conversation of the caller."""
 
     path = "/v1/conversations/{conversation_id:str}/context"
-    tags = ["messages"]  # noqa: RUF012  # Litestar's own attribute
+    tags = ["messages"]
 
     @get(
         operation_id="getContext",

@@ -88,7 +88,7 @@ class ConversationController(Controller):
     """Conversations of the caller."""
 
     path = "/v1/conversations"
-    tags = ["conversations"]  # noqa: RUF012  # Litestar's own attribute
+    tags = ["conversations"]
 
     @post(
         operation_id="createConversation",

@@ -221,7 +221,7 @@ class EventController(Controller):
     """Events, as they happen."""
 
     path = "/v1"
-    tags = ["events"]  # noqa: RUF012  # Litestar's own attribute
+    tags = ["events"]
 
     @get(
         "/conversations/{conversation_id:str}/events",

@@ -49,7 +49,7 @@ class MessageController(Controller):
     """Messages of a conversation of the caller."""
 
     path = "/v1/conversations/{conversation_id:str}/messages"
-    tags = ["messages"]  # noqa: RUF012  # Litestar's own attribute
+    tags = ["messages"]
 
     @post(
         operation_id="appendMessages",

@@ -110,7 +110,7 @@ class ReplyController(Controller):
     """Replies of the configured model."""
 
     path = "/v1/conversations/{conversation_id:str}/replies"
-    tags = ["replies"]  # noqa: RUF012  # Litestar's own attribute
+    tags = ["replies"]
 
     @post(
         operation_id="createReply",

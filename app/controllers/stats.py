@@ -18,7 +18,7 @@ class StatsController(Controller):
     """What is counted of a conversation, and of a tenant by day."""
 
     path = "/v1"
-    tags = ["stats"]  # noqa: RUF012  # Litestar's own attribute
+    tags = ["stats"]
 
     @get(
         "/conversations/{conversation_id:str}/stats",

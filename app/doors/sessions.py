@@ -71,8 +71,8 @@ class SessionController(Controller):
     """Sessions of the caller."""
 
     path = "/chat"
-    tags = ["sessions"]  # noqa: RUF012  # Litestar's own attribute
-    exception_handlers = {DomainError: _answer_error}  # noqa: RUF012  # the same
+    tags = ["sessions"]
+    exception_handlers = {DomainError: _answer_error}
 
     @post(
         status_code=200,
