@@ -346,6 +346,19 @@ FILLINGS = {
     " '\"Some words of a message, and then some more.\"' FROM generate_series(1, {rows}) AS n",
     "service_keys": "INSERT INTO service_keys (prefix, sha256, tenant_id, is_admin, created_at)"
     " SELECT n::text, sha256(n::text::bytea), 'acme', false, now() FROM generate_series(1, {rows}) AS n",
+    "replies": "INSERT INTO replies (owner_id, conversation_id, seq, writer_id, created_at, renewed_at)"
+    " SELECT uuid_of(n), uuid_of(n), n, uuid_of(n), now(), now() FROM generate_series(1, {rows}) AS n",
+    "reply_chunks": "INSERT INTO reply_chunks (owner_id, conversation_id, seq, from_char, text)"
+    " SELECT uuid_of(n / 100), uuid_of(n / 100), n, n, '\"Some words\"' FROM generate_series(1, {rows}) AS n",
+    "rollups": "INSERT INTO rollups (name, after_active_at, after_owner, after_conversation)"
+    " SELECT n::text, now(), uuid_of(n), uuid_of(n) FROM generate_series(1, {rows}) AS n",
+    "conversation_tallies": "INSERT INTO conversation_tallies"
+    " SELECT uuid_of(n), uuid_of(n), n, 0, 1, 1, 0, 0, 0, 10, 10, true FROM generate_series(1, {rows}) AS n",
+    "conversation_days": "INSERT INTO conversation_days"
+    " SELECT uuid_of(n), uuid_of(n), '2026-01-01', 'acme', 1, 1 FROM generate_series(1, {rows}) AS n",
+    "owner_days": "INSERT INTO owner_days SELECT uuid_of(n), '2026-01-01', 'acme' FROM generate_series(1, {rows}) AS n",
+    "tenant_days": "INSERT INTO tenant_days SELECT n::text, '2026-01-01', 1, 1, 1, 1, 1, 0, 0, 0, 10, 10, 1, 1, true"
+    " FROM generate_series(1, {rows}) AS n",
     "ones": "INSERT INTO ones SELECT generate_series(1, {rows})",
 }
 UUID_OF = (
