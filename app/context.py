@@ -58,6 +58,8 @@ class Entry(Struct, frozen=True):
 
     message: Message
     body_bytes: int
+    source: Raw | None = None
+    """What its columns cannot rebuild of a foreign object that came."""
 
 
 class Call(Struct, frozen=True):
