@@ -309,10 +309,10 @@ WHERE
     AND deleted_at IS NULL
     AND id <> :id;
 
--- name: fork_conversation(owner_id, id, source_id, through_seq, title)
+-- name: fork_conversation(owner_id, id, key, source_id, through_seq, title)
 -- The source is locked. Copies what is visible, renumbered from 1; title NULL takes the source's.
 -- Of a reply that is being made only its place is copied: nobody makes it there. The copies are
--- tallied as counted already: they were said before.
+-- tallied as counted already: they were said before. 23505: the id or the key is taken.
 WITH counted_messages AS (
     SELECT
         count(*) AS last_seq,
@@ -329,7 +329,7 @@ WITH counted_messages AS (
         AND deleted_at IS NULL
 ), forked_conversation AS (
     INSERT INTO conversations (
-        owner_id, id, last_seq, created_at, updated_at, active_at,
+        owner_id, id, key, last_seq, created_at, updated_at, active_at,
         user_message_count, assistant_message_count, tool_message_count,
         system_message_count, developer_message_count,
         forked_from, forked_from_seq, title, metadata, tags
@@ -337,6 +337,7 @@ WITH counted_messages AS (
     SELECT
         source.owner_id,
         :id,
+        :key,
         counted_messages.last_seq,
         now(),
         now(),

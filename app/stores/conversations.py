@@ -314,20 +314,32 @@ async def restore_conversation(
 
 
 async def fork_conversation(
-    connection: Conn, owner: Owner, conversation_id: UUID, fork: ConversationFork
+    connection: Conn,
+    owner: Owner,
+    conversation_id: UUID,
+    fork: ConversationFork,
+    fork_id: UUID | None = None,
+    key: str | None = None,
 ) -> Conversation:
-    """A new conversation with the visible messages up to a seq, renumbered from 1. Raises NotFound and InvalidInput."""
-    fork_id = new_conversation_id()
+    """A new conversation with the visible messages up to a seq, renumbered from 1.
+
+    Raises NotFound, InvalidInput, and ConversationExists where the id or the key is taken.
+    """
+    fork_id = fork_id or new_conversation_id()
     async with lock_conversation(connection, owner.id, conversation_id) as version:
         through_seq = version.last_seq if fork.through_seq is None else fork.through_seq
         if through_seq > version.last_seq:
             raise InvalidInput(Flaw(pointer="/through_seq", message=f"is past the head, which is {version.last_seq}"))
-        await _FORK.execute(
-            connection,
-            owner_id=owner.id,
-            id=fork_id,
-            source_id=conversation_id,
-            through_seq=through_seq,
-            title=fork.title,
-        )
+        try:
+            await _FORK.execute(
+                connection,
+                owner_id=owner.id,
+                id=fork_id,
+                key=key,
+                source_id=conversation_id,
+                through_seq=through_seq,
+                title=fork.title,
+            )
+        except asyncpg.UniqueViolationError:
+            raise ConversationExists(str(fork_id)) from None
         return await get_conversation(connection, owner, fork_id)
