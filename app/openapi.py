@@ -228,9 +228,14 @@ def _tidy(value: Json) -> Json:
     if "enum" in schema:
         schema.setdefault("type", "string")
     for name, member in _object(schema.get("properties")).items():
-        if name.endswith("_at"):
+        if name.endswith("_at") and not {"integer", "number"} & _types(_object(member)):
             _object(member)["format"] = "date-time"
     return _with_null(schema)
+
+
+def _types(schema: Json) -> set[object]:
+    kinds = schema.get("type")
+    return set(_list(kinds)) or {kinds}
 
 
 def _says_something(name: str, part: object) -> bool:
