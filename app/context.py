@@ -212,7 +212,7 @@ class Window:
     """
 
     def __init__(self, query: ContextQuery, before_seq: int) -> None:
-        self.query, self._before_seq = query, before_seq
+        self.query, self.before_seq = query, before_seq
         self.is_over_budget = False
         self.cut: Cut | None = None
         self.after_seq = 0
@@ -299,7 +299,7 @@ class Window:
 
     def _end(self, limit: Limit) -> None:
         self._pending = []
-        self.cut = Cut(limit=limit, after_seq=self.after_seq, before_seq=self.first_seq or self._before_seq)
+        self.cut = Cut(limit=limit, after_seq=self.after_seq, before_seq=self.first_seq or self.before_seq)
 
     def _limit_of(self, weight: Weight) -> Limit | None:
         """The limit that a weight exceeds, or all that was taken so far."""

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -43,6 +43,8 @@ class ModelRequest(Struct, kw_only=True, frozen=True):
     tools: Raw | None = None
     tool_choice: Raw | None = None
     max_output_tokens: int | None = None
+    options: Mapping[str, Raw] = {}
+    """Further members of the body."""
 
 
 class TextDelta(Struct, frozen=True):
@@ -75,17 +77,6 @@ def model_of(settings: Settings) -> Model:
     """The model that the settings name, or the built-in responder. Raises SettingsError."""
     url = settings.parsed_model_url()
     return RemoteModel(url, settings) if url else EchoModel()
-
-
-class _Body(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    model: str
-    messages: list[Raw]
-    tools: Raw | None = None
-    tool_choice: Raw | None = None
-    # Not `max_completion_tokens`, which is OpenAI's alone: others ignore it, or refuse what they do not know.
-    max_tokens: int | None = None
-    stream: bool
-    stream_options: dict[str, bool] | None = None
 
 
 class _TurnedAway(Exception):
@@ -143,16 +134,18 @@ class RemoteModel:
         await self._client.aclose()
 
     def _body(self, request: ModelRequest) -> bytes:
-        body = _Body(
-            model=self.name,
-            messages=request.messages,
-            tools=request.tools,
-            tool_choice=request.tool_choice,
-            max_tokens=request.max_output_tokens or self._max_output_tokens,
-            stream=self._is_streamed,
-            stream_options={"include_usage": True} if self._is_streamed else None,
-        )
-        return msgspec.json.encode(body)
+        members: dict[str, object] = {
+            **request.options,
+            "model": self.name,
+            "messages": request.messages,
+            "tools": request.tools,
+            "tool_choice": request.tool_choice,
+            # Not `max_completion_tokens`, which is OpenAI's alone: others ignore it, or refuse what they do not know.
+            "max_tokens": request.max_output_tokens or self._max_output_tokens,
+            "stream": self._is_streamed,
+            "stream_options": {"include_usage": True} if self._is_streamed else None,
+        }
+        return msgspec.json.encode({name: value for name, value in members.items() if value is not None})
 
     async def _ask(self, body: bytes) -> AsyncGenerator[bytes, None]:
         """The bytes of an answer. Until the first has come the server is asked again, and afterwards never."""

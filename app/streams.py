@@ -4,10 +4,17 @@ from asyncio import get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager
 
+import msgspec
+
 from app import sse
+from app.auth import Caller
+from app.database import Database
 from app.errors import Unavailable
-from app.heads import Follower
+from app.heads import Follower, Heads
 from app.settings import Settings
+from app.stores.replies import ReplyId, get_reply, list_reply_chunks
+from app.wire.messages import Message, Version
+from app.wire.replies import FinishReason
 
 _RETRY_SECONDS = 1.0
 
@@ -49,3 +56,37 @@ async def stream_events(
                 yield sse.HEARTBEAT
                 sent_at = time()
         yield sse.RETRY
+
+
+class ReplyReader:
+    """A reply behind the text that its reader has, wherever it is made."""
+
+    def __init__(self, database: Database, reply_id: ReplyId, from_char: int = 0) -> None:
+        self._database, self._reply_id = database, reply_id
+        self.from_char = from_char
+        """How many code points have been read."""
+
+    async def read(self) -> tuple[str, tuple[Message, FinishReason, Version] | None]:
+        """The text that is new, and the reply as it ended once all of it is read. Raises NotFound."""
+        async with self._database.connection() as connection:
+            chunks = await list_reply_chunks(connection, self._reply_id, self.from_char)
+            found = None if chunks else await get_reply(connection, self._reply_id)
+        text = "".join(chunk.text for chunk in chunks)
+        ended = None
+        if found is not None and found[1] is not None:
+            ended = (found[0], found[1], found[2])
+            content = bytes(found[0].content or b"")
+            text = msgspec.json.decode(content, type=str)[self.from_char :] if content.startswith(b'"') else ""
+        self.from_char += len(text)  # behind the connection, whose return may fail: what is counted is told
+        return text, ended
+
+
+def stream_reply(
+    heads: Heads, caller: Caller, reply_id: ReplyId, look: Look, settings: Settings
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream that follows one reply."""
+
+    def look_for(_follower: Follower) -> Look:
+        return look
+
+    return stream_events(heads.follow(caller, reply_id.conversation_id, is_eager=True), look_for, settings)

@@ -6,18 +6,20 @@ What a reader is given of a growing text is committed before: a reader and the d
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import aclosing, suppress
+from contextlib import suppress
+from functools import partial
 from uuid import UUID, uuid4
 
 import msgspec
-from msgspec import Raw, Struct
 
+from app.asking import Asked, ending_of, listen, request_of
 from app.auth import Caller
 from app.database import Database
-from app.errors import ContextExceeded, ModelFailed, ModelRefused, ModelUnavailable, NotFound, Unavailable
+from app.errors import NotFound, Unavailable
 from app.heads import Heads
 from app.logs import log_broken
-from app.model import Finish, Model, ModelRequest, TextDelta
+from app.model import Finish, Model
+from app.payloads import IncomingMessage
 from app.settings import Settings
 from app.stores.appends import Append
 from app.stores.contexts import get_context
@@ -33,6 +35,7 @@ from app.stores.replies import (
     keep_reply,
     list_lapsed_replies,
 )
+from app.unkept import Conversed, UnkeptReply, read_unkept_context
 from app.wire.context import Context, ContextQuery
 from app.wire.messages import Appended, Message, Version
 from app.wire.replies import FinishReason
@@ -41,27 +44,9 @@ _RENEWALS = 5
 """How often a lease is renewed in its time."""
 
 _BATCH_SIZE = 100
-_BYTES_OF_A_TOKEN = 4  # as a context estimates them
 _RETRY_SECONDS = 0.5
 _CLOSE_SECONDS = 5.0
-_FAILURES: dict[type[Exception], FinishReason] = {
-    ModelUnavailable: "model-unavailable",
-    ModelFailed: "model-failed",
-    ModelRefused: "model-refused",
-    ContextExceeded: "context-exceeded",
-    TimeoutError: "timeout",
-    NotFound: "cancelled",  # the conversation is gone
-}
 _logger = logging.getLogger("verbatim.writers")
-
-
-class Asked(Struct, kw_only=True, frozen=True):
-    """What the model is asked beyond the conversation."""
-
-    instructions: str | None = None
-    tools: Raw | None = None
-    tool_choice: Raw | None = None
-    max_output_tokens: int | None = None
 
 
 class Writers:
@@ -70,6 +55,7 @@ class Writers:
     def __init__(self, database: Database, model: Model, heads: Heads, settings: Settings) -> None:
         self._database, self._model, self._heads, self._settings = database, model, heads, settings
         self._writers: dict[ReplyId, _Writer] = {}
+        self._unkept: set[UnkeptReply] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.Task[None] | None = None
 
@@ -88,6 +74,8 @@ class Writers:
             self._tasks.add(self._sweep)
         for task in self._tasks:
             task.cancel()
+        for unkept in self._unkept:
+            unkept.stop()
         if self._tasks:
             await asyncio.wait(self._tasks)
         for seconds in (_CLOSE_SECONDS, _CLOSE_SECONDS):
@@ -116,7 +104,7 @@ class Writers:
             model=self._model.name,
             writer_id=uuid4(),
             lease_seconds=self._settings.reply_lease_seconds,
-            is_full=len(self._writers) >= self._settings.reply_limit,
+            is_full=self._is_full,
         )
         try:
             async with self._database.connection(lane=(owner_id, conversation_id)) as connection:
@@ -129,6 +117,26 @@ class Writers:
         if not is_replay:
             self._write(reply_id, asked)
         return appended, reply_id, is_replay
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._writers) + len(self._unkept) >= self._settings.reply_limit
+
+    async def answer_unkept(
+        self, owner_id: UUID, conversation: Conversed | None, messages: list[IncomingMessage], asked: Asked
+    ) -> UnkeptReply:
+        """The reply to these messages behind a conversation, for its reader alone: nothing of either is kept.
+
+        Raises NotFound, ContextExceeded, and Unavailable when full.
+        """
+        if self._is_full:
+            raise Unavailable
+        read_context = partial(read_unkept_context, self._database, owner_id, conversation, messages)
+        request = await request_of(self._settings, asked, read_context)
+        unkept = UnkeptReply(self._model, request, self._settings)
+        self._unkept.add(unkept)
+        unkept.task.add_done_callback(lambda _task: self._unkept.discard(unkept))
+        return unkept
 
     async def _adopt(self, owner_id: UUID, conversation_id: UUID, writer_id: UUID, asked: Asked) -> None:
         """Makes the reply after all where only the answer to its commit was lost."""
@@ -216,7 +224,7 @@ class _Writer:
         self._reply_id, self._asked = reply_id, asked
         self._text: list[str] = []
         self._fresh: list[str] = []
-        self._fresh_bytes = self._text_bytes = self._kept_chars = 0
+        self._fresh_bytes = self._kept_chars = 0
         self._chunk: Chunk | None = None  # on its way; the very same is sent until it is known to have arrived
         self._has_fresh, self._is_full = asyncio.Event(), asyncio.Event()
         self._reading = asyncio.create_task(self._read())
@@ -228,7 +236,7 @@ class _Writer:
 
     async def _run(self) -> None:
         try:
-            ending = await self._ending() if await self._keep() else Ending("cancelled")
+            ending = await ending_of(self._reading, self._text) if await self._keep() else Ending("cancelled")
         except Exception as error:  # noqa: BLE001  # nobody else would stop the model
             log_broken(_logger, error)
             ending = Ending("internal-error", "".join(self._text))
@@ -238,47 +246,20 @@ class _Writer:
 
     async def _read(self) -> Finish:
         async with asyncio.timeout(self._settings.reply_timeout_seconds):
-            request = await self._request()
-            async with aclosing(self._model.stream(request)) as pieces:
-                async for piece in pieces:
-                    match piece:
-                        case TextDelta(text=text):
-                            self._add(text)
-                            if self._text_bytes > self._settings.message_limit_bytes:
-                                return Finish(reason="length", tool_calls=None, usage=None, model=None)
-                        case Finish():
-                            return piece
-        raise ModelFailed
+            request = await request_of(self._settings, self._asked, self._context)
+            return await listen(self._model, request, self._settings.message_limit_bytes, self._add)
 
     def _add(self, text: str) -> None:
-        size = len(text.encode())
         is_first = not self._text
         self._text.append(text)
         self._fresh.append(text)
-        self._text_bytes += size
-        self._fresh_bytes += size
+        self._fresh_bytes += len(text.encode())
         self._has_fresh.set()
         if is_first or self._fresh_bytes >= self._settings.reply_flush_bytes:
             self._is_full.set()
 
-    async def _request(self) -> ModelRequest:
-        settings, asked = self._settings, self._asked
-        instructions = settings.model_system_prompt if asked.instructions is None else asked.instructions
-        before = [Raw(msgspec.json.encode({"role": "system", "content": instructions}))] if instructions else []
-        spent = sum(len(bytes(raw)) for raw in (*before, asked.tools or b"")) // _BYTES_OF_A_TOKEN
-        context = await self._context(max(1, settings.model_context_tokens - spent))
-        if context.through_seq is None and context.cut is not None:
-            raise ContextExceeded
-        return ModelRequest(
-            messages=[*before, *(Raw(msgspec.json.encode(message)) for message in context.messages)],
-            tools=asked.tools,
-            tool_choice=asked.tool_choice,
-            max_output_tokens=asked.max_output_tokens,
-        )
-
-    async def _context(self, max_tokens: int) -> Context:
+    async def _context(self, query: ContextQuery) -> Context:
         """As much of the conversation before the reply as fits; however long the database takes to come back."""
-        query = ContextQuery(max_tokens=max_tokens, format="openai", complete=True)
         owner_id, conversation_id, seq = msgspec.structs.astuple(self._reply_id)
         while True:
             try:
@@ -331,19 +312,6 @@ class _Writer:
             self._kept_chars += len(self._chunk.text)
             self._chunk = None
         return is_wanted
-
-    async def _ending(self) -> Ending:
-        text = "".join(self._text)
-        try:
-            finish = await self._reading
-        except asyncio.CancelledError:
-            return Ending("lost", "".join(self._text))
-        except Exception as error:  # noqa: BLE001  # each is an end
-            reason = _FAILURES.get(type(error), "internal-error")
-            if reason == "internal-error":
-                log_broken(_logger, error)
-            return Ending(reason, text)
-        return Ending(finish.reason, text, finish.tool_calls, finish.usage, finish.model)
 
     async def _end(self, ending: Ending) -> None:
         """Ends the reply, however long the database takes to come back: another replica may do so meanwhile."""

@@ -1,7 +1,6 @@
 """Replies over HTTP."""
 
 import re
-from collections.abc import AsyncGenerator
 from functools import partial
 
 import msgspec
@@ -12,6 +11,7 @@ from litestar.response import Stream
 from msgspec import Raw, Struct
 
 from app import errors, sse
+from app.asking import Asked
 from app.auth import Caller
 from app.database import Database
 from app.exchanges import (
@@ -28,7 +28,7 @@ from app.exchanges import (
     read_wants_events,
 )
 from app.headers import etag
-from app.heads import Follower, Heads
+from app.heads import Heads
 from app.identifiers import MessageIds
 from app.openapi import Operation
 from app.payloads import fingerprint_of, parse_new_reply
@@ -36,12 +36,12 @@ from app.problems import error_named, status_of, title_of, type_of
 from app.settings import Settings
 from app.stores.appends import Append, refuse_reserved_ids
 from app.stores.messages import find_seq
-from app.stores.replies import Ending, ReplyId, end_reply, get_reply, list_reply_chunks
-from app.streams import Look, stream_events
+from app.stores.replies import Ending, ReplyId, end_reply, get_reply
+from app.streams import ReplyReader, stream_reply
 from app.wire.events import ReplyDelta, ReplyGone
 from app.wire.messages import AppendedMessage, Message, Nothing, Version
 from app.wire.replies import FinishReason, NewReply, Reply, ReplyProblem
-from app.writers import Asked, Writers
+from app.writers import Writers
 
 _EVENT_ID = re.compile(r"(0|[1-9]\d{0,11})|end")
 _EVENTS: dict[str, type[Struct]] = {
@@ -69,10 +69,11 @@ def _reply(message: Message, reason: FinishReason | None, version: Version, mess
 
 
 class _ReplyLook:
-    """What is new of a reply behind the text that its reader has."""
+    """The events of a reply behind the text that its reader has."""
 
     def __init__(self, database: Database, reply_id: ReplyId, from_char: int, created: Reply | None = None) -> None:
-        self._database, self._reply_id, self._from_char = database, reply_id, from_char
+        self._reader = ReplyReader(database, reply_id, from_char)
+        self._seq = reply_id.seq
         self._message_id = MessageIds(reply_id.conversation_id).of(reply_id.seq)
         self._created = created
         self._messages = created.messages if created else []
@@ -81,29 +82,20 @@ class _ReplyLook:
         if self._created is not None:
             created, self._created = self._created, None
             return [sse.event("reply.created", _encode(created), "0")], False
+        from_char = self._reader.from_char
         try:
-            async with self._database.connection() as connection:
-                chunks = await list_reply_chunks(connection, self._reply_id, self._from_char)
-                found = None if chunks else await get_reply(connection, self._reply_id)
+            text, ended = await self._reader.read()
         except errors.NotFound:
-            gone = ReplyGone(message_id=self._message_id, seq=self._reply_id.seq)
+            gone = ReplyGone(message_id=self._message_id, seq=self._seq)
             return [sse.event("reply.deleted", _encode(gone), "end")], True
-        if chunks:  # behind the connection, whose return may fail: what is counted is told
-            return [self._delta("".join(chunk.text for chunk in chunks))], False
-        if found is None or found[1] is None:
-            return [], False
-        return self._ended(_reply(*found, self._messages)), True
+        events = [self._delta(from_char, text)] if text else []
+        if ended is not None:
+            events.append(sse.event("reply.ended", _encode(_reply(*ended, self._messages)), "end"))
+        return events, ended is not None
 
-    def _ended(self, reply: Reply) -> list[bytes]:
-        content = bytes(reply.message.content or b"")
-        rest = msgspec.json.decode(content, type=str)[self._from_char :] if content.startswith(b'"') else ""
-        deltas = [self._delta(rest)] if rest else []
-        return [*deltas, sse.event("reply.ended", _encode(reply), "end")]
-
-    def _delta(self, text: str) -> bytes:
-        delta = ReplyDelta(message_id=self._message_id, seq=self._reply_id.seq, from_char=self._from_char, text=text)
-        self._from_char += len(text)
-        return sse.event("reply.delta", _encode(delta), str(self._from_char))
+    def _delta(self, from_char: int, text: str) -> bytes:
+        delta = ReplyDelta(message_id=self._message_id, seq=self._seq, from_char=from_char, text=text)
+        return sse.event("reply.delta", _encode(delta), str(self._reader.from_char))
 
 
 class ReplyController(Controller):
@@ -174,8 +166,8 @@ class ReplyController(Controller):
             async with database.connection() as connection:
                 message, reason, version = await get_reply(connection, reply_id)
             created = _reply(message, reason, version, messages)
-            events = _events(heads, caller, _ReplyLook(database, reply_id, 0, created), reply_id, settings)
-            return answer_events(events, status, headers)
+            look = _ReplyLook(database, reply_id, 0, created)
+            return answer_events(stream_reply(heads, caller, reply_id, look, settings), status, headers)
         message, reason, version = await writers.wait(caller, reply_id)
         headers["ETag"] = etag(version.last_seq, version.revision)
         return answer(_reply(message, reason, version, messages), status, headers)
@@ -218,7 +210,7 @@ class ReplyController(Controller):
         if last is not None and last[0] == "end":
             return answer_nothing(204)
         look = _ReplyLook(database, reply_id, int(last[0]) if last else 0)
-        return answer_events(_events(heads, caller, look, reply_id, settings))
+        return answer_events(stream_reply(heads, caller, reply_id, look, settings))
 
     @post(
         "/{message_id:str}/cancel",
@@ -263,13 +255,3 @@ def asked_of(new: NewReply) -> Asked:
 
 def _given(raw: Raw) -> Raw | None:
     return None if bytes(raw) in {b"", b"null"} else raw
-
-
-def _events(
-    heads: Heads, caller: Caller, look: _ReplyLook, reply_id: ReplyId, settings: Settings
-) -> AsyncGenerator[bytes, None]:
-    def look_for(_follower: Follower) -> Look:
-        return look
-
-    following = heads.follow(caller, reply_id.conversation_id, is_eager=True)
-    return stream_events(following, look_for, settings)

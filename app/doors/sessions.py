@@ -15,6 +15,7 @@ from msgspec import Raw
 from msgspec.structs import asdict
 
 from app import errors
+from app.asking import Asked
 from app.auth import Caller
 from app.database import Database
 from app.drafts import parts_of
@@ -51,7 +52,7 @@ from app.wire.sessions import (
     Turn,
 )
 from app.wire.stats import ConversationStats
-from app.writers import Asked, Writers
+from app.writers import Writers
 
 _RECENT_COUNT = 50
 _PAGE_SIZE = 500

@@ -100,7 +100,7 @@ _EMPTY_TEXT = b'""'
 _PLACEHOLDER_PRINT = fingerprint_of(b"reply")
 
 
-def _placeholder(model: str) -> IncomingMessage:
+def placeholder_of(model: str) -> IncomingMessage:
     """The reply as it is appended: a message that says nothing yet."""
     return IncomingMessage(
         role="assistant",
@@ -129,7 +129,7 @@ async def begin_reply(
     Raises what append_messages raises, ReplyInProgress, Unavailable when full, and InvalidInput: there is nothing to
     reply to.
     """
-    append = replace(asked, messages=[*asked.messages, _placeholder(begin.model)])
+    append = replace(asked, messages=[*asked.messages, placeholder_of(begin.model)])
     async with lock_conversation(connection, owner_id, conversation_id):
         replayed = await find_replay(connection, owner_id, conversation_id, append)
         if replayed is not None:
@@ -261,22 +261,21 @@ async def _end(connection: Conn, reply_id: ReplyId, ending: Ending, lapsed_secon
     text = ending.text
     if text is None:
         text = "".join(chunk.text for chunk in await list_reply_chunks(connection, reply_id, 0))
-    content = msgspec.json.encode(text) if text or not ending.tool_calls else None
-    await replace_content(
-        connection,
-        reply_id.owner_id,
-        reply_id.conversation_id,
-        reply_id.seq,
-        MessageContent(
-            content=content,
-            tool_calls=ending.tool_calls,
-            usage=ending.usage,
-            model=ending.model,
-            status=_STATUSES.get(ending.reason, "failed"),
-        ),
-    )
+    owner_id, conversation_id, seq = msgspec.structs.astuple(reply_id)
+    await replace_content(connection, owner_id, conversation_id, seq, content_of(ending, text))
     await _DELETE_CHUNKS.execute(connection, **_key(reply_id))
     return True
+
+
+def content_of(ending: Ending, text: str) -> MessageContent:
+    """What a reply that ended so has made of its message."""
+    return MessageContent(
+        content=msgspec.json.encode(text) if text or not ending.tool_calls else None,
+        tool_calls=ending.tool_calls,
+        usage=ending.usage,
+        model=ending.model,
+        status=_STATUSES.get(ending.reason, "failed"),
+    )
 
 
 async def list_lapsed_replies(connection: Conn, lease_seconds: float, batch_size: int) -> list[ReplyId]:
