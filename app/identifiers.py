@@ -16,6 +16,7 @@ LAST_SEQ_LIMIT = 2**40
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _KEY = re.compile(r"[A-Za-z0-9._:~@-]{1,128}")
+_RESPONSE_ID = re.compile(r"resp_([0-9a-f]{32})([0-9a-f]{10})")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -70,6 +71,17 @@ def new_conversation_id() -> UUID:
 def keyed_conversation_id(owner_id: UUID, idempotency_key: str) -> UUID:
     """The id of the conversation that an Idempotency-Key creates."""
     return _hashed_uuid(b"verbatim.conversation\0" + owner_id.bytes + idempotency_key.encode())
+
+
+def response_id(conversation_id: UUID, seq: int) -> str:
+    """The id by which the reply at this seq is known as a response."""
+    return f"resp_{conversation_id.hex}{seq:010x}"
+
+
+def parse_response_id(text: str) -> tuple[UUID, int] | None:
+    """The conversation and the seq of a response's reply; None for any other text."""
+    found = _RESPONSE_ID.fullmatch(text)
+    return (UUID(found[1]), int(found[2], 16)) if found else None
 
 
 class MessageIds:

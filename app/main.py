@@ -27,6 +27,7 @@ from app.database_url import DatabaseUrl
 from app.deadlines import Deadline
 from app.docs import Documents, render_docs
 from app.doors.openai import OpenaiController
+from app.doors.responses import ResponseController
 from app.doors.sessions import SessionController
 from app.edge import Drain, Edge
 from app.exchanges import AdminRequest, ApiRequest
@@ -109,6 +110,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
             StatsController,
             SessionController,
             OpenaiController,
+            ResponseController,
             ServiceController,
         ],
         middleware=[Deadline(settings), authentication],

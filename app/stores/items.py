@@ -50,7 +50,7 @@ async def append_items(
     An id that a deleted item had is free. Raises what append_messages raises; ClientIdReused for an item that the
     conversation has, sent again without a key.
     """
-    append = replace(append, messages=await _settle_ids(connection, owner_id, conversation_id, append.messages))
+    append = replace(append, messages=await settle_ids(connection, owner_id, conversation_id, append.messages))
     try:
         appended, is_replay = await append_messages(connection, owner_id, conversation_id, append)
     except ClientIdReused:
@@ -63,7 +63,7 @@ async def append_items(
         return await append_messages(connection, owner_id, conversation_id, append)
 
 
-async def _settle_ids(
+async def settle_ids(
     connection: Conn, owner_id: UUID, conversation_id: UUID, messages: list[IncomingMessage]
 ) -> list[IncomingMessage]:
     """An id computed for an item of this conversation stays that item's: if it is deleted, the new one gets another."""
