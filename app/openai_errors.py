@@ -54,6 +54,8 @@ _CODES = (
     (r"expected `string` of length <= .*|is longer than .*", "string_above_max_length"),
     (r"expected `integer` >= .*", "integer_below_min_value"),
     (r"expected `integer` <= .*|integer value out of range", "integer_above_max_value"),
+    (r"expected `number` >= .*", "decimal_below_min_value"),
+    (r"expected `number` <= .*", "decimal_above_max_value"),
     (r"has more than .* members", "object_above_max_properties"),
     (r"has a name of more than .*", "property_name_above_max_length"),
     (r"(expected|must be) .*|is not written as such a value is", "invalid_type"),

@@ -614,7 +614,7 @@ REFUSED: list[tuple[dict[str, object], str, str | None]] = [
     ({"input": "x", "tools": [1]}, "invalid_type", "tools[0]"),
     ({"input": "x", "tool_choice": "some"}, "invalid_value", "tool_choice"),
     ({"input": "x", "tool_choice": {"type": "file_search"}}, "unsupported_parameter", "tool_choice.type"),
-    ({"input": "x", "temperature": 3}, "invalid_value", "temperature"),
+    ({"input": "x", "temperature": 3}, "decimal_above_max_value", "temperature"),
     ({"input": "x", "top_p": "1"}, "invalid_type", "top_p"),
     ({"input": "x", "max_output_tokens": 0}, "integer_below_min_value", "max_output_tokens"),
     ({"input": "x", "text": {"format": {"type": "grammar"}}}, "invalid_value", "text.format.type"),

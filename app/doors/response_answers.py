@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from app import sse
 from app.context import Entry, elements_of, members_of
-from app.doors.response_requests import ResponseRequest, is_given
+from app.doors.response_requests import ResponseRequest
 from app.items import Item, items_of
 from app.problems import error_named, title_of
 from app.wire.messages import Message
@@ -104,7 +104,7 @@ class Responder(Struct, frozen=True):
 
     def answer(self, message: Message, reason: FinishReason | None) -> ModelResponse:
         """The reply as a response, which says nothing while the reply is being made."""
-        new = self.request.new
+        new, given = self.request.new, self.request.members
         status = _STATUSES.get(reason, "failed")
         is_completed = status == "completed"
         return ModelResponse(
@@ -117,30 +117,26 @@ class Responder(Struct, frozen=True):
             incomplete_details=_DETAILS.get(reason or ""),
             instructions=new.instructions,
             max_output_tokens=new.max_output_tokens,
-            metadata=_given(new.metadata, _NO_OBJECT),
+            metadata=given.get("metadata", _NO_OBJECT),
             model=message.model or "",
             output=[] if reason is None else [item.body for item in items_of(Entry(message, 0))],
             parallel_tool_calls=new.parallel_tool_calls is not False,
             previous_response_id=new.previous_response_id,
             prompt_cache_key=new.prompt_cache_key,
             prompt_cache_retention=new.prompt_cache_retention,
-            reasoning=_given(new.reasoning, _NULL),
+            reasoning=given.get("reasoning", _NULL),
             safety_identifier=new.safety_identifier,
             service_tier=new.service_tier,
             store=self.request.is_stored,
-            temperature=_given(new.temperature, _NULL),
-            text=_given(new.text, _PLAIN_TEXT),
-            tool_choice=_given(new.tool_choice, _AUTO),
-            tools=_given(new.tools, _NO_LIST),
-            top_p=_given(new.top_p, _NULL),
+            temperature=given.get("temperature", _NULL),
+            text=given.get("text", _PLAIN_TEXT),
+            tool_choice=given.get("tool_choice", _AUTO),
+            tools=given.get("tools", _NO_LIST),
+            top_p=given.get("top_p", _NULL),
             truncation=new.truncation or "disabled",
             usage=None if reason is None else _usage_of(message.usage),
             user=new.user,
         )
-
-
-def _given(raw: Raw, default: Raw) -> Raw:
-    return raw if is_given(raw) else default
 
 
 def _error_of(reason: FinishReason | None) -> ResponseError:

@@ -1,44 +1,22 @@
 """What is asked of the Responses API, as the model is asked: tools and formats in the shapes of Chat Completions."""
 
 from collections.abc import Mapping
-from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
 from app.asking import Asked
-from app.context import elements_of, is_a, members_of, text_of
+from app.context import elements_of, members_of, text_of
 from app.errors import Flaw, InvalidInput
 from app.items import parse_items
 from app.openai_bodies import parse_metadata
 from app.openai_errors import Refusal
 from app.payloads import IncomingMessage, depth_of, parse_object
 from app.wire.messages import DEPTH_LIMIT
-from app.wire.responses import (
-    ITEMS_LIMIT,
-    ConversationChoice,
-    FunctionChoice,
-    FunctionTool,
-    NewResponse,
-    PlainFormat,
-    ReasoningConfig,
-    SchemaFormat,
-    TextConfig,
-)
+from app.wire.responses import ConversationChoice, FunctionChoice, NewResponse, ObjectFormat, SchemaFormat
 
-T = TypeVar("T")
-
-_NEW_RESPONSE = Decoder(NewResponse)
-_TOOL, _TOOL_CHOICE, _CONVERSATION = Decoder(FunctionTool), Decoder(FunctionChoice), Decoder(ConversationChoice)
-_TEXT, _PLAIN, _SCHEMA, _REASONING = (
-    Decoder(TextConfig),
-    Decoder(PlainFormat),
-    Decoder(SchemaFormat),
-    Decoder(ReasoningConfig),
-)
-_NUMBER = Decoder(float)
-_IDLE = {"background": b"false", "include": b"[]", "top_logprobs": b"0"}
+_NEW_RESPONSE, _MEMBERS = Decoder(NewResponse), Decoder(dict[str, Raw])
 _UNSUPPORTED = (
     "background",
     "include",
@@ -48,180 +26,108 @@ _UNSUPPORTED = (
     "context_management",
     "moderation",
 )
-_CHOICES = frozenset({"auto", "none", "required"})
-_HIGHEST = {"temperature": 2, "top_p": 1}
-_KINDS = {b'"': "string", b"[": "array", b"{": "object", b"t": "boolean", b"f": "boolean"}
+_IDLE = {"background": b"false", "include": b"[]", "top_logprobs": b"0"}
+_OPTIONS = ("temperature", "top_p", "parallel_tool_calls")
 
 
 class ResponseRequest(Struct, frozen=True):
     """A request that can be served."""
 
     new: NewResponse
+    members: Mapping[str, Raw]
+    """What it is made of that is not null, as it came."""
     messages: list[IncomingMessage]
     asked: Asked
-    conversation: str | None
-    """The id of the conversation that it names."""
 
     @property
     def is_stored(self) -> bool:
         """Whether it is kept, and what comes of it."""
         return self.new.store is not False
 
-
-def is_given(raw: Raw) -> bool:
-    """Whether a member is there, and not null."""
-    return bytes(raw) not in {b"", b"null"}
+    @property
+    def conversation(self) -> str | None:
+        """The id of the conversation that it names."""
+        named = self.new.conversation
+        return named.id if isinstance(named, ConversationChoice) else named
 
 
 def parse_new_response(body: bytes, limit_bytes: int) -> ResponseRequest:
     """What is asked. Raises InvalidInput, TooLarge, and Refusal for what is not served here."""
+    came = parse_object(body, _MEMBERS)
+    members = _given(came)
+    _refuse_unsupported(members)
     new = parse_object(body, _NEW_RESPONSE)
-    for name in _UNSUPPORTED:
-        raw = getattr(new, name)
-        if is_given(raw) and bytes(raw) != _IDLE.get(name):
-            raise _unsupported(f"/{name}")
-    if is_given(new.conversation) and new.previous_response_id is not None:
+    if new.conversation is not None and new.previous_response_id is not None:
         message = "Mutually exclusive parameters: 'conversation' and 'previous_response_id'. Send one of them."
         raise Refusal(message, code="mutually_exclusive_parameters")
     parse_metadata(new.metadata)
-    messages = _read_input(new.input, limit_bytes)
-    conversation = _read_conversation(new.conversation)
-    if not messages and conversation is None and new.previous_response_id is None:
+    messages = _read_input(members.get("input"), limit_bytes)
+    if not messages and new.conversation is None and new.previous_response_id is None:
         raise InvalidInput(Flaw(pointer="/input", message="is required"))
     asked = Asked(
         instructions=new.instructions,
-        tools=_chat_tools(new.tools),
-        tool_choice=_chat_tool_choice(new.tool_choice),
+        tools=_chat_tools(members.get("tools")),
+        tool_choice=_chat_tool_choice(new, members),
         max_output_tokens=new.max_output_tokens,
-        options=_options_of(new),
+        options=_options_of(new, members),
     )
-    return ResponseRequest(new, messages, asked, conversation)
+    return ResponseRequest(new, members, messages, asked)
 
 
-def _unsupported(pointer: str) -> InvalidInput:
-    return InvalidInput(Flaw(pointer=pointer, message="is not supported"))
+def _given(members: Mapping[str, Raw]) -> dict[str, Raw]:
+    return {name: value for name, value in members.items() if bytes(value) != b"null"}
 
 
-def _refuse_kind(raw: Raw, pointer: str, *kinds: str) -> InvalidInput:
-    wanted = " or ".join(f"`{kind}`" for kind in kinds)
-    got = _KINDS.get(bytes(raw)[:1], "number")
-    return InvalidInput(Flaw(pointer=pointer, message=f"expected {wanted}, got `{got}`"))
+def _refuse_unsupported(members: Mapping[str, Raw]) -> None:
+    """What is OpenAI's alone: such members, and tools that it hosts, or that are no functions."""
+    pointers = [f"/{name}" for name in _UNSUPPORTED if bytes(members.get(name, b"")) not in {b"", _IDLE.get(name)}]
+    tools = {f"/tools/{place}": tool for place, tool in enumerate(elements_of(members.get("tools")))}
+    for pointer, tool in {**tools, "/tool_choice": members.get("tool_choice")}.items():
+        if text_of(members_of(tool).get("type")) not in {None, "function"}:
+            pointers.append(f"{pointer}/type")
+    if pointers:
+        raise InvalidInput(Flaw(pointer=pointers[0], message="is not supported"))
+    for name in ("tools", "text"):
+        if depth_of(bytes(members.get(name, b""))) > DEPTH_LIMIT:
+            raise InvalidInput(Flaw(pointer=f"/{name}", message=f"nested deeper than {DEPTH_LIMIT}"))
 
 
-def _read_input(raw: Raw, limit_bytes: int) -> list[IncomingMessage]:
-    if not is_given(raw):
-        return []
-    if is_a(raw, b'"'):
-        return parse_items([Raw(b'{"role":"user","content":%b}' % bytes(raw))], limit_bytes, "/input")
-    if not is_a(raw, b"["):
-        raise _refuse_kind(raw, "/input", "string", "array")
-    items = elements_of(raw)
-    if len(items) > ITEMS_LIMIT:
-        raise InvalidInput(Flaw(pointer="/input", message=f"expected `array` of length <= {ITEMS_LIMIT}"))
-    return parse_items(items, limit_bytes, "/input")
+def _read_input(raw: Raw | None, limit_bytes: int) -> list[IncomingMessage]:
+    if raw is not None and text_of(raw) is not None:
+        raw = Raw(b'{"role":"user","content":%b}' % bytes(raw))
+    return parse_items(elements_of(raw), limit_bytes, "/input")
 
 
-def _read_conversation(raw: Raw) -> str | None:
-    if not is_given(raw):
-        return None
-    if is_a(raw, b"{"):
-        return parse_object(bytes(raw), _CONVERSATION, "/conversation").id
-    conversation = text_of(raw)
-    if conversation is None:
-        raise _refuse_kind(raw, "/conversation", "string", "object")
-    return conversation
-
-
-def _options_of(new: NewResponse) -> Mapping[str, Raw]:
+def _options_of(new: NewResponse, members: Mapping[str, Raw]) -> Mapping[str, Raw]:
     """Further members of a request of Chat Completions."""
-    options = {name: getattr(new, name) for name in _HIGHEST if _check_number(name, getattr(new, name))}
-    if new.parallel_tool_calls is not None:
-        options["parallel_tool_calls"] = _raw(new.parallel_tool_calls)
-    if is_given(new.text):
-        text = _read_object(new.text, _TEXT, "/text")
-        if (response_format := _chat_format(text.format)) is not None:
-            options["response_format"] = response_format
-        if text.verbosity is not None:
-            options["verbosity"] = _raw(text.verbosity)
-    if is_given(new.reasoning):
-        reasoning = _read_object(new.reasoning, _REASONING, "/reasoning")
-        if reasoning.effort is not None:
-            options["reasoning_effort"] = _raw(reasoning.effort)
+    options = {name: members[name] for name in _OPTIONS if name in members}
+    text, reasoning = members_of(members.get("text")), members_of(members.get("reasoning"))
+    if new.text is not None and isinstance(new.text.format, SchemaFormat):
+        options["response_format"] = Raw(b'{"type":"json_schema","json_schema":%b}' % _without_type(text["format"]))
+    if new.text is not None and isinstance(new.text.format, ObjectFormat):
+        options["response_format"] = text["format"]
+    if new.text is not None and new.text.verbosity is not None:
+        options["verbosity"] = text["verbosity"]
+    if new.reasoning is not None and new.reasoning.effort is not None:
+        options["reasoning_effort"] = reasoning["effort"]
     return options
 
 
-def _raw(value: object) -> Raw:
-    return Raw(msgspec.json.encode(value))
-
-
-def _check_number(name: str, raw: Raw) -> bool:
-    """Whether it is there."""
-    if not is_given(raw):
-        return False
-    try:
-        number = _NUMBER.decode(raw)
-    except msgspec.DecodeError:
-        raise _refuse_kind(raw, f"/{name}", "number") from None
-    if not 0 <= number <= _HIGHEST[name]:
-        raise InvalidInput(Flaw(pointer=f"/{name}", message=f"is not between 0 and {_HIGHEST[name]}"))
-    return True
-
-
-def _read_object(raw: Raw, decoder: Decoder[T], pointer: str) -> T:
-    if not is_a(raw, b"{"):
-        raise _refuse_kind(raw, pointer, "object")
-    if len(raw) > 2 * DEPTH_LIMIT and depth_of(bytes(raw)) > DEPTH_LIMIT:
-        raise InvalidInput(Flaw(pointer=pointer, message=f"nested deeper than {DEPTH_LIMIT}"))
-    return parse_object(bytes(raw), decoder, pointer)
-
-
-def _chat_tools(raw: Raw) -> Raw | None:
-    if not is_given(raw):
-        return None
-    if not is_a(raw, b"["):
-        raise _refuse_kind(raw, "/tools", "array")
-    tools = [_chat_tool(tool, f"/tools/{place}") for place, tool in enumerate(elements_of(raw))]
+def _chat_tools(raw: Raw | None) -> Raw | None:
+    tools = [_chat_function(tool) for tool in elements_of(raw)]
     return Raw(b"[%b]" % b",".join(tools)) if tools else None
 
 
-def _chat_tool(raw: Raw, pointer: str) -> bytes:
-    _refuse_other_types(raw, pointer)
-    _read_object(raw, _TOOL, pointer)
+def _chat_tool_choice(new: NewResponse, members: Mapping[str, Raw]) -> Raw | None:
+    raw = members.get("tool_choice")
+    return Raw(_chat_function(raw)) if raw and isinstance(new.tool_choice, FunctionChoice) else raw
+
+
+def _chat_function(raw: Raw) -> bytes:
     return b'{"type":"function","function":%b}' % _without_type(raw)
-
-
-def _refuse_other_types(raw: Raw, pointer: str) -> None:
-    """Tools that somebody hosts, and all but functions."""
-    if "type" in members_of(raw) and text_of(members_of(raw)["type"]) != "function":
-        raise _unsupported(f"{pointer}/type")
 
 
 def _without_type(raw: Raw) -> bytes:
     """An object as its members came, without its type and what is null."""
-    members = [(name, value) for name, value in members_of(raw).items() if name != "type" and is_given(value)]
+    members = [(name, value) for name, value in _given(members_of(raw)).items() if name != "type"]
     return b"{%b}" % b",".join(b"%b:%b" % (msgspec.json.encode(name), bytes(value)) for name, value in members)
-
-
-def _chat_tool_choice(raw: Raw) -> Raw | None:
-    if not is_given(raw):
-        return None
-    if is_a(raw, b'"'):
-        if text_of(raw) not in _CHOICES:
-            raise InvalidInput(Flaw(pointer="/tool_choice", message="is none of the allowed values"))
-        return raw
-    if not is_a(raw, b"{"):
-        raise _refuse_kind(raw, "/tool_choice", "string", "object")
-    _refuse_other_types(raw, "/tool_choice")
-    _read_object(raw, _TOOL_CHOICE, "/tool_choice")
-    return Raw(b'{"type":"function","function":%b}' % _without_type(raw))
-
-
-def _chat_format(raw: Raw) -> Raw | None:
-    """The `response_format` that a text's format is."""
-    if not is_given(raw):
-        return None
-    if text_of(members_of(raw).get("type")) == "json_schema":
-        _read_object(raw, _SCHEMA, "/text/format")
-        return Raw(b'{"type":"json_schema","json_schema":%b}' % _without_type(raw))
-    plain = _read_object(raw, _PLAIN, "/text/format")
-    return None if plain.type == "text" else raw

@@ -13,90 +13,22 @@ ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "u
 
 _Object = Annotated[Raw, Meta(extra_json_schema={"type": ["object", "null"]})]
 _Number = Annotated[Raw, Meta(extra_json_schema={"type": ["number", "null"]})]
-_Unsupported = Annotated[Raw, Meta(description="Not supported: null, or what is the same.", extra_json_schema={})]
+_Null = Annotated[Raw, Meta(description="Not supported.", extra_json_schema={"type": "null"})]
 _ResponseId = Annotated[str, Meta(examples=["resp_0192a4c87c1e7d3a9f003f1c5a2b7e100000000002"])]
 _Hint = Annotated[str, Meta(max_length=512, description="Means nothing here, and comes back.")]
-_Tools = Annotated[
-    Raw,
-    Meta(
-        description="Functions that the model may call: its calls are the client's to make.",
-        extra_json_schema={"type": ["array", "null"], "items": {"type": "object"}},
-    ),
-]
-_ToolChoice = Annotated[
-    Raw,
-    Meta(
-        description='`auto`, `none`, `required`, or `{"type": "function", "name": ...}`.',
-        extra_json_schema={"type": ["string", "object", "null"]},
-    ),
-]
-
-
-class NewResponse(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What the model is asked."""
-
-    model: Annotated[str, Meta(description="Whatever it says, the configured model answers.")] | None = None
-    input: Annotated[
-        Raw,
-        Meta(
-            description="What the user says, or items: at most 999.",
-            extra_json_schema={"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
-        ),
-    ] = field(default_factory=Raw)
-    conversation: Annotated[
-        Raw,
-        Meta(
-            description="The conversation to go on with: its id, or an object with its `id`.",
-            extra_json_schema={"type": ["string", "object", "null"]},
-        ),
-    ] = field(default_factory=Raw)
-    previous_response_id: Annotated[_ResponseId, Meta(description="The response to go on from.")] | None = None
-    instructions: (
-        Annotated[str, Meta(max_length=100_000, description="Said to the model before all else, this once; not kept.")]
-        | None
-    ) = None
-    store: Annotated[bool, Meta(description="False: neither the input nor the response is kept.")] | None = None
-    stream: Annotated[bool, Meta(description="Answers with events as they happen.")] | None = None
-    stream_options: _Object = field(default_factory=Raw)
-    tools: _Tools = field(default_factory=Raw)
-    tool_choice: _ToolChoice = field(default_factory=Raw)
-    parallel_tool_calls: bool | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
-    temperature: _Number = field(default_factory=Raw)
-    top_p: _Number = field(default_factory=Raw)
-    text: Annotated[_Object, Meta(description="Its `format`: `text`, `json_object` or `json_schema`.")] = field(
-        default_factory=Raw
-    )
-    reasoning: Annotated[_Object, Meta(description="Its `effort` is told to the model.")] = field(default_factory=Raw)
-    metadata: OpenaiMetadata = field(default_factory=Raw)
-    user: _Hint | None = None
-    safety_identifier: _Hint | None = None
-    prompt_cache_key: _Hint | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
-    service_tier: ServiceTier | None = None
-    truncation: (
-        Annotated[
-            Literal["auto", "disabled"],
-            Meta(description="The oldest turns are left out where not all fit, in any case."),
-        ]
-        | None
-    ) = None
-    top_logprobs: _Unsupported = field(default_factory=Raw)
-    background: _Unsupported = field(default_factory=Raw)
-    include: _Unsupported = field(default_factory=Raw)
-    prompt: _Unsupported = field(default_factory=Raw)
-    max_tool_calls: _Unsupported = field(default_factory=Raw)
-    context_management: _Unsupported = field(default_factory=Raw)
-    moderation: _Unsupported = field(default_factory=Raw)
+_Tools = Annotated[Raw, Meta(description="As they came.", extra_json_schema={"type": "array"})]
+_ToolChoice = Annotated[Raw, Meta(description="As it came.", extra_json_schema={"type": ["string", "object"]})]
 
 
 class FunctionTool(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """A function that the model may call."""
+    """A function that the model may call: its calls are the client's to make."""
 
     type: Literal["function"]
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     description: str | None = None
-    parameters: _Object = field(default_factory=Raw)
+    parameters: Annotated[_Object, Meta(description="A JSON schema, told to the model as it came.")] = field(
+        default_factory=Raw
+    )
     strict: bool | None = None
 
 
@@ -113,35 +45,90 @@ class ConversationChoice(Struct, kw_only=True, frozen=True, forbid_unknown_field
     id: str
 
 
-class TextConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How the model writes."""
-
-    format: Raw = field(default_factory=Raw)
-    verbosity: Literal["low", "medium", "high"] | None = None
+class TextFormat(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """Any text."""
 
 
-class PlainFormat(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Text, or any JSON object."""
-
-    type: Literal["text", "json_object"]
+class ObjectFormat(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_object"):
+    """Any JSON object."""
 
 
-class SchemaFormat(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class SchemaFormat(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
     """JSON of a schema."""
 
-    type: Literal["json_schema"]
     name: str
     schema: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
     description: str | None = None
     strict: bool | None = None
 
 
+class TextConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How the model writes."""
+
+    format: TextFormat | ObjectFormat | SchemaFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
 class ReasoningConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How the model thinks."""
+    """How the model thinks: only its effort is told to it."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class StreamOptions(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How the events are sent: obfuscated they never are."""
+
+    include_obfuscation: bool | None = None
+
+
+class NewResponse(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What the model is asked."""
+
+    model: Annotated[str, Meta(description="Whatever it says, the configured model answers.")] | None = None
+    input: (
+        str
+        | Annotated[list[RawItem], Meta(max_length=ITEMS_LIMIT, description="Items, as a conversation takes them.")]
+        | None
+    ) = None
+    conversation: str | ConversationChoice | None = None
+    previous_response_id: Annotated[_ResponseId, Meta(description="The response to go on from.")] | None = None
+    instructions: (
+        Annotated[str, Meta(max_length=100_000, description="Said to the model before all else, this once; not kept.")]
+        | None
+    ) = None
+    store: Annotated[bool, Meta(description="False: neither the input nor the response is kept.")] | None = None
+    stream: Annotated[bool, Meta(description="Answers with events as they happen.")] | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    metadata: OpenaiMetadata = field(default_factory=Raw)
+    user: _Hint | None = None
+    safety_identifier: _Hint | None = None
+    prompt_cache_key: _Hint | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    service_tier: ServiceTier | None = None
+    truncation: (
+        Annotated[
+            Literal["auto", "disabled"],
+            Meta(description="Either way the oldest turns are left out where not all fit."),
+        ]
+        | None
+    ) = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=0, description="Not supported.")] | None = None
+    background: Annotated[bool, Meta(description="Not supported: false.")] | None = None
+    include: Annotated[list[str], Meta(max_length=0, description="Not supported.")] | None = None
+    prompt: _Null = field(default_factory=Raw)
+    max_tool_calls: _Null = field(default_factory=Raw)
+    context_management: _Null = field(default_factory=Raw)
+    moderation: _Null = field(default_factory=Raw)
 
 
 class ResponseError(Struct, kw_only=True, frozen=True):
