@@ -199,16 +199,18 @@ def _schema(kind: object) -> Json:
 def _tidy_components(schemas: Mapping[str, Json]) -> Json:
     """The schemas by the names that refer to them; an enumeration is one of its own, named for its member."""
     components: Json = {_GENERIC.sub(r"\2\1", name): _tidy(schema) for name, schema in schemas.items()}
-    for schema in list(components.values()):
+    for owner, schema in list(components.items()):
         for name, member in _object(_object(schema).get("properties")).items():
             enumeration = {"type": "string", "enum": [value for value in _list(_object(member).get("enum")) if value]}
+            if not enumeration["enum"]:
+                continue
             title = name.title().replace("_", "")
-            if enumeration["enum"] and components.setdefault(title, enumeration) == enumeration:
-                reference: Json = {"$ref": REF.format(name=title)}
-                is_nullable = None in _list(_object(member)["enum"])
-                _object(_object(schema)["properties"])[name] = (
-                    {"anyOf": [reference, _NULL]} if is_nullable else reference
-                )
+            if components.setdefault(title, enumeration) != enumeration:  # another of the same name
+                title = f"{owner}{title}"
+                components[title] = enumeration
+            reference: Json = {"$ref": REF.format(name=title)}
+            is_nullable = None in _list(_object(member)["enum"])
+            _object(_object(schema)["properties"])[name] = {"anyOf": [reference, _NULL]} if is_nullable else reference
     return components
 
 
@@ -227,6 +229,8 @@ def _tidy(value: Json) -> Json:
         schema["format"] = "int64"
     if "enum" in schema:
         schema.setdefault("type", "string")
+        if len(_list(schema["enum"])) == 1:
+            (schema["const"],) = _list(schema.pop("enum"))
     for name, member in _object(schema.get("properties")).items():
         if name.endswith("_at") and not {"integer", "number"} & _types(_object(member)):
             _object(member)["format"] = "date-time"
