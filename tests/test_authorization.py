@@ -23,8 +23,9 @@ from app import model
 from app.database import connect
 from app.database_url import DatabaseUrl, parse_database_url
 from app.embedded import EmbeddedServer
-from app.identifiers import MessageIds, owner_id_of
+from app.identifiers import MessageIds, owner_id_of, response_id
 from app.main import create_app
+from app.openai_bodies import openai_id
 from app.openapi import build_document
 from app.pages import Position, decode_cursor, encode_cursor
 from app.queries import Conn
@@ -88,6 +89,8 @@ class Things(Struct, frozen=True, kw_only=True):
         text = re.sub(r'(?<="duration_seconds":)[\de.-]+', "<seconds>", text)
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", text)
         text = re.sub(r"(?m)^id: \d{16}$", "id: <time>", text)
+        text = re.sub(r"\b([a-z]+)_[0-9a-f]{32,42}\b", r"<\1 id>", text)
+        text = re.sub(r'(?<=ed_at":)\d+(\.\d+)?', "<time>", text)
         return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>", text)
 
 
@@ -311,6 +314,19 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
         Ask(query=of_session(its)),
         Ask(query={"session_id": its.deleted}, is_gone=True),
     ],
+    "createResponse": lambda its: [
+        Ask(body={"input": "x", "conversation": openai_id(UUID(its.conversation))}),
+        Ask(body={"input": "x", "conversation": openai_id(UUID(its.conversation)), "store": False}),
+        Ask(body={"input": [message(id=its.client_id)], "conversation": openai_id(UUID(its.conversation))}),
+        Ask(
+            body={"input": "x", "conversation": openai_id(UUID(its.conversation))},
+            headers={"Idempotency-Key": its.append_key},
+        ),
+        Ask(body={"input": "x", "previous_response_id": response_id(UUID(its.asked), 2)}),
+        Ask(body={"input": "x", "previous_response_id": response_id(UUID(its.asked), 2), "store": False}),
+        Ask(body={"input": "x"}, headers={"Idempotency-Key": its.request_key}),
+        Ask(body={"input": "x", "conversation": openai_id(UUID(its.deleted))}, is_gone=True),
+    ],
 }
 """How each operation is asked for somebody's things. A new operation needs a row, with a request for each way in which
 it can be told what to work on: in its path, query, headers, body."""
@@ -319,7 +335,15 @@ it can be told what to work on: in its path, query, headers, body."""
 def names_one(operation: str, what: Ask) -> bool:
     """Whether a request names a conversation that must be there."""
     body = what.body if isinstance(what.body, dict) else {}
-    return "{conversation_id}" in OPERATIONS[operation][1] or "session_id" in {**what.path, **what.query, **body}
+    named = {**what.path, **what.query, **body}
+    return "{conversation_id}" in OPERATIONS[operation][1] or not named.keys().isdisjoint(
+        {"session_id", "conversation"}
+    )
+
+
+def previous_of(what: Ask) -> object:
+    """The response that a request goes on from: one that is not there is a 400."""
+    return what.body.get("previous_response_id") if isinstance(what.body, dict) else None
 
 
 WITHIN_ONE = [name for name in FOR_USERS if all(names_one(name, what) for what in ROWS[name](HERS))]
@@ -353,6 +377,7 @@ async def settle(client: AsyncClient, its: Things, secret: str) -> Things:
     await send("POST", f"/{its.asked}/replies", {"messages": [message(content=secret)]})
     keyed = {"Idempotency-Key": its.request_key}
     assert (await client.post("/chat", json={"query": secret}, headers=keyed)).status_code == 200
+    assert (await client.post("/openai/v1/responses", json={"input": secret}, headers=keyed)).status_code == 200
     archived = await send("POST", "", said)
     await send("PATCH", f"/{archived['id']}", {"archived": True})
     page = await send("GET", "?limit=1")
@@ -522,13 +547,21 @@ async def test_who_is_not_let_in_learns_and_changes_nothing(world: World, operat
     await refuses(world, operation, expected, headers_of(world.keys))
 
 
+def name_of(text: str) -> str:
+    """What an error is called, in the words of the native API."""
+    body = json.loads(text)
+    if "error" in body:
+        return str(body["error"]["code"]).replace("_", "-").replace("invalid-api-key", "invalid-credentials")
+    return str(body["type"]).rpartition(":")[2]
+
+
 async def refuses(world: World, operation: str, expected: tuple[int, str], headers: dict[str, str]) -> None:
     """Asks for what is hers and for what is nobody's, which is refused in the same way, and changes nothing."""
     before = await world.contents()
     async with client_of(world.app, **headers) as client:
         for whose in (world.hers, nobodys(world.hers)):
             answers = [await ask(client, operation, what) for what in ROWS[operation](whose)]
-            problems = {(answer[0], json.loads(answer[2])["type"].rpartition(":")[2]) for answer in answers}
+            problems = {(answer[0], name_of(answer[2])) for answer in answers}
             assert problems == {expected}
             assert len({str(answer) for answer in answers}) == 1
     assert await world.contents() == before
@@ -610,7 +643,7 @@ async def test_what_is_anothers_is_to_a_stranger_what_is_not_there(world: World,
         for what, same in zip(rows(hers), rows(nothing), strict=True):
             answer = await ask(client, operation, what)
             assert masked(answer, hers) == masked(await ask(client, operation, same), nothing)
-            assert answer[0] in ({404} if names_one(operation, what) else {200, 201})
+            assert answer[0] in ({404} if names_one(operation, what) else {200, 201, previous_of(what) and 400})
             assert SECRET not in str(answer)
     assert await world.contents(owner) == before
 

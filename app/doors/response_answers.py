@@ -109,9 +109,9 @@ class Responder(Struct, frozen=True):
         is_completed = status == "completed"
         return ModelResponse(
             id=self.response_id,
-            created_at=message.created_at.timestamp(),
+            created_at=int(message.created_at.timestamp()),
             status=status,
-            completed_at=message.updated_at.timestamp() if is_completed else None,
+            completed_at=int(message.updated_at.timestamp()) if is_completed else None,
             conversation=ResponseConversation(id=self.conversation_id) if self.conversation_id else None,
             error=_error_of(reason) if status == "failed" else None,
             incomplete_details=_DETAILS.get(reason or ""),

@@ -178,10 +178,10 @@ class ModelResponse(Struct, kw_only=True, frozen=True):
 
     id: _ResponseId
     object: Literal["response"] = "response"
-    created_at: Annotated[float, Meta(description="Unix seconds.")]
+    created_at: Annotated[int, Meta(description="Unix seconds.")]
     status: ResponseStatus
     background: bool = False
-    completed_at: Annotated[float, Meta(description="Unix seconds.")] | None
+    completed_at: Annotated[int, Meta(description="Unix seconds.")] | None
     conversation: ResponseConversation | None
     error: ResponseError | None
     incomplete_details: IncompleteDetails | None
