@@ -564,6 +564,34 @@ async def test_a_silent_stream_says_that_it_is_there(
         model.release()
 
 
+async def test_a_stream_that_must_end_before_its_response_says_so(
+    here: Replica, client: AsyncOpenAI, model: ModelServer
+) -> None:
+    model.answers([Send(chunk({"content": "Wait"})), Hang()])
+    async for event in await client.responses.create(input="x", stream=True):
+        if event.type == "response.output_text.delta":
+            here.drain.is_draining = True
+    assert (event.type, event.code) == ("error", "server_error")
+    model.release()
+
+
+async def test_a_process_makes_only_so_many_responses(
+    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer
+) -> None:
+    async with replica(replace(settings, reply_limit=1), url) as small, small.client(key) as client:
+        for store in (False, True):
+            model.answers([Send(chunk({"content": "Wait"})), Hang()])
+            async with client.stream("POST", PATH, json={"input": "x", "stream": True, "store": store}) as answer:
+                assert answer.status_code == 200
+                for other in (True, False):
+                    full = await client.post(PATH, json={"input": "x", "store": other})
+                    assert failure(full)[0] == 503
+            async with asyncio.timeout(5):
+                while model.open_count and not store:  # noqa: ASYNC110  # the model server is in another thread
+                    await asyncio.sleep(0.02)
+        model.release()
+
+
 async def test_a_response_that_is_cancelled_or_deleted_ends_its_stream(
     alice: httpx.AsyncClient, client: AsyncOpenAI, model: ModelServer
 ) -> None:
