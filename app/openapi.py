@@ -294,6 +294,7 @@ _PATH_PARAMETERS: dict[str, Json] = {
     "key": {**_described(_schema(Key)), "example": "default"},
     "session_id": {**_described(_schema(SessionId)), "example": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"},
     "openai_conversation_id": {**_described(_schema(OpenaiId)), "example": "conv_0192a4c87c1e7d3a9f003f1c5a2b7e10"},
+    "model_name": {"description": "The model's `id`.", "schema": {"type": "string"}, "example": "echo"},
     "item_id": {
         "description": "The item's `id`.",
         "schema": {"type": "string"},
