@@ -1,16 +1,21 @@
-"""The OpenAI door of a service in a process of its own, with a database of its own, and keys to it."""
+"""The OpenAI door of a service in a process of its own, with its own database; keys to it, and who hold them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 
 from msgspec import Struct
+from openai import AsyncOpenAI, DefaultHttpxClient, OpenAI
 
 from app.database import connect
 from app.embedded import EmbeddedServer
 from app.stores import service_keys
 from tests.conftest import TEMPLATE, run_sql
 from tests.processes import serving, text_of
+
+os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"  # the agents would tell OpenAI of what they do
 
 _numbers = count(1)
 
@@ -43,3 +48,26 @@ def open_door(server: EmbeddedServer) -> Iterator[Door]:
         yield Door(service.wait_for_address(), server, database)
         service.stop()
     run_sql(server.url(), "DROP DATABASE {} WITH (FORCE)", database)
+
+
+@cache
+def _connections() -> DefaultHttpxClient:
+    """Of all clients: each would read the machine's certificates again."""
+    return DefaultHttpxClient()
+
+
+def client_of(door: Door, key: str, **headers: str) -> OpenAI:
+    """It validates every answer, and never tries twice."""
+    return OpenAI(
+        base_url=door.base_url,
+        api_key=key,
+        max_retries=0,
+        default_headers=headers,
+        http_client=_connections(),
+        _strict_response_validation=True,
+    )
+
+
+def asynchronous_client_of(door: Door, key: str) -> AsyncOpenAI:
+    """The same, to be closed by the caller."""
+    return AsyncOpenAI(base_url=door.base_url, api_key=key, max_retries=0, _strict_response_validation=True)

@@ -2,23 +2,17 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache
 from itertools import islice
 from typing import Any
 
 import pytest
-
-os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"  # the agents would tell OpenAI of what they do
-
 from agents import OpenAIConversationsSession
 from openai import (
     APIStatusError,
     AsyncOpenAI,
     AuthenticationError,
     BadRequestError,
-    DefaultHttpxClient,
     NotFoundError,
     OpenAI,
 )
@@ -26,7 +20,7 @@ from openai import (
 from app.embedded import EmbeddedServer
 from tests.corpus import EMOJI
 from tests.node_clients import needs_npm_packages, run_node
-from tests.openai_door import Door, open_door
+from tests.openai_door import Door, asynchronous_client_of, client_of, open_door
 from tests.openai_items import examples
 
 Item = dict[str, Any]
@@ -55,34 +49,9 @@ async def bob(door: Door) -> OpenAI:
     return client_of(door, await door.new_key())
 
 
-@cache
-def connections() -> DefaultHttpxClient:
-    """Of all clients: each would read the machine's certificates again."""
-    return DefaultHttpxClient()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def closed_connections() -> Iterator[None]:
-    yield
-    connections().close()
-
-
-def client_of(door: Door, key: str, **headers: str) -> OpenAI:
-    return OpenAI(
-        base_url=door.base_url,
-        api_key=key,
-        max_retries=0,
-        default_headers=headers,
-        http_client=connections(),
-        _strict_response_validation=True,
-    )
-
-
 @pytest.fixture
 async def asynchronous(door: Door, key: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=door.base_url, api_key=key, max_retries=0, _strict_response_validation=True
-    ) as client:
+    async with asynchronous_client_of(door, key) as client:
         yield client
 
 
@@ -180,15 +149,17 @@ def in_full(item: Item) -> Item:
     return item | {"content": [{"type": kind, "text": content}] if isinstance(content, str) else content}
 
 
-@pytest.mark.parametrize("item", examples(), ids=lambda item: item.get("type", "easy message"))
-def test_an_item_of_any_type_comes_back_whole(alice: OpenAI, item: Item) -> None:
+@pytest.mark.parametrize("kind", dict.fromkeys(item.get("type") for item in examples()), ids=str)
+def test_items_of_any_type_come_back_whole(alice: OpenAI, kind: str | None) -> None:
+    sent = [item for item in examples() if item.get("type") == kind]
     conversation_id = new_conversation(alice)
-    (item_id,) = add(alice, conversation_id, item)
-    (found,) = listed(alice, conversation_id)
-    assert found["id"] == item_id == item.get("id", item_id)
-    assert_kept(in_full(item), found)
-    one = alice.conversations.items.retrieve(item_id, conversation_id=conversation_id)
-    assert one.to_dict(mode="json") == found
+    ids = add(alice, conversation_id, *sent)
+    found = listed(alice, conversation_id)
+    for item, item_id, back in zip(sent, ids, found, strict=True):
+        assert back["id"] == item_id == item.get("id", item_id)
+        assert_kept(in_full(item), back)
+    one = alice.conversations.items.retrieve(ids[-1], conversation_id=conversation_id)
+    assert one.to_dict(mode="json") == found[-1]
 
 
 def test_all_items_together_come_back_in_order(alice: OpenAI) -> None:
