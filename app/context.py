@@ -58,6 +58,8 @@ class Entry(Struct, frozen=True):
 
     message: Message
     body_bytes: int
+    source: Raw | None = None
+    """What its columns cannot rebuild of a foreign object that came."""
 
 
 class Call(Struct, frozen=True):
@@ -147,7 +149,7 @@ def _silence_of(message: Message) -> Reason | None:
     return "empty" if message.role != "tool" and all(map(_is_nothing, payloads)) else None
 
 
-def _call_of(raw: Raw) -> Call | None:
+def call_of(raw: Raw) -> Call | None:
     """A call in the shape of Chat Completions, of the Responses API or of a plain `{id, name, arguments}`."""
     members = members_of(raw)
     function = members_of(members["function"]) if "function" in members else members
@@ -198,7 +200,7 @@ def _step(entry: Entry, previous_role: str) -> Step:
     if message.role != "assistant" or message.tool_calls is None:
         return Step(entry, [], [])
     raws = elements_of(message.tool_calls)
-    calls = [call for raw in raws if (call := _call_of(raw)) is not None]
+    calls = [call for raw in raws if (call := call_of(raw)) is not None]
     is_joined = bool(calls) and previous_role == "assistant" and _is_nothing(message.content)
     return Step(entry, calls, [None] * len(calls), len(calls) < len(raws), is_joined)
 

@@ -10,7 +10,8 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Send
 from app.auth import Caller
 from app.errors import NotFound, Unavailable
 from app.logs import REQUEST_ID, log_broken
-from app.problems import Answer, InternalError, render_problem, request_id_of
+from app.openai_errors import render_of
+from app.problems import Answer, InternalError, request_id_of
 
 PATH_LIMIT_BYTES = 2048
 """No path of ours is longer. The router remembers paths, known or not, before it is known who asks."""
@@ -53,18 +54,18 @@ class Edge:
 
         try:
             if len(scope["raw_path"]) > PATH_LIMIT_BYTES:
-                await _send(render_problem(NotFound(), request_id), send_marked)
+                await _send(render_of(scope)(NotFound(), request_id), send_marked)
             else:
                 await self._app(scope, receive, send_marked)
         except asyncio.CancelledError:  # the server stops
             if status:
                 raise
-            await _send(render_problem(Unavailable(), request_id), send_marked)
+            await _send(render_of(scope)(Unavailable(), request_id), send_marked)
         except Exception as error:  # noqa: BLE001  # whatever it was, its words stay here
             log_broken(_logger, error.__cause__ or error)
             if status:
                 raise RuntimeError("the answer broke off") from None  # so that the server closes the connection
-            await _send(render_problem(InternalError(), request_id), send_marked)
+            await _send(render_of(scope)(InternalError(), request_id), send_marked)
         finally:
             _log(scope, status, size, perf_counter() - begun_at)
             REQUEST_ID.reset(token)

@@ -26,14 +26,15 @@ from app.database import Database
 from app.database_url import DatabaseUrl
 from app.deadlines import Deadline
 from app.docs import Documents, render_docs
+from app.doors.openai import OpenaiController
 from app.doors.sessions import SessionController
 from app.edge import Drain, Edge
 from app.exchanges import AdminRequest, ApiRequest
 from app.heads import Heads
 from app.health import Health
 from app.model import model_of
+from app.openai_errors import answer_as_asked
 from app.openapi import build_document
-from app.problems import answer_error
 from app.rollups import RollUp
 from app.settings import Settings
 from app.tokens import TokenRules, TokenVerifier
@@ -107,11 +108,12 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
             EventController,
             StatsController,
             SessionController,
+            OpenaiController,
             ServiceController,
         ],
         middleware=[Deadline(settings), authentication],
         dependencies=dependencies,
-        exception_handlers={HTTPException: answer_error, Exception: answer_error},
+        exception_handlers={HTTPException: answer_as_asked, Exception: answer_as_asked},
         lifespan=[lifespan],
         request_max_body_size=settings.body_limit_bytes,
         openapi_config=None,

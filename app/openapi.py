@@ -15,8 +15,10 @@ from msgspec import Struct
 
 from app import errors, sse
 from app.errors import DomainError
+from app.openai_errors import is_openai, status_at
 from app.problems import PROBLEMS, InternalError, Problem, title_of, type_of
 from app.wire.conversations import ConversationId, Key
+from app.wire.openai import ErrorEnvelope, OpenaiId
 from app.wire.sessions import SessionId
 
 Json = dict[str, object]
@@ -91,6 +93,7 @@ _TAGS = {
     "events": "What happens, as it happens.",
     "stats": "What is counted: of a conversation, and of a tenant by day.",
     "sessions": "Conversations, as session-style chat backends speak of them.",
+    "openai": "Conversations, as OpenAI's clients speak of them; errors come in their envelope.",
     "service": "Open to all, since it holds no data.",
 }
 
@@ -126,7 +129,7 @@ def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
     types: list[object] = [kind for operation in operations for kind in operation.body]
     types += [kind for operation in operations for kind in operation.answers.values() if kind is not None]
     types += [kind for operation in operations for kind in operation.events.values()]
-    _, schemas = msgspec.json.schema_components([*types, Problem], ref_template=REF)
+    _, schemas = msgspec.json.schema_components([*types, Problem, ErrorEnvelope], ref_template=REF)
     paths: dict[str, Json] = defaultdict(dict)
     for path, handler in sorted(handlers, key=lambda pair: (pair[0], min(pair[1].http_methods))):
         for method in sorted(handler.http_methods):
@@ -168,7 +171,7 @@ def _operation(path: str, handler: HTTPRouteHandler) -> Json:
         "summary": summary.rstrip("."),
         "tags": handler.resolve_tags(),
         "parameters": _parameters(path, operation, acts_for_user=not (is_open or is_admin)),
-        "responses": _responses(operation, () if is_open else _ADMIN_ERRORS if is_admin else _COMMON_ERRORS),
+        "responses": _responses(path, operation, () if is_open else _ADMIN_ERRORS if is_admin else _COMMON_ERRORS),
     }
     if rest.strip():
         document["description"] = rest.strip()
@@ -290,6 +293,12 @@ _PATH_PARAMETERS: dict[str, Json] = {
     },
     "key": {**_described(_schema(Key)), "example": "default"},
     "session_id": {**_described(_schema(SessionId)), "example": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"},
+    "openai_conversation_id": {**_described(_schema(OpenaiId)), "example": "conv_0192a4c87c1e7d3a9f003f1c5a2b7e10"},
+    "item_id": {
+        "description": "The item's `id`.",
+        "schema": {"type": "string"},
+        "example": "msg_f9873934b5db8f35807dae00000000010000",
+    },
 }
 
 
@@ -306,7 +315,7 @@ def _query_parameters(struct: type[Struct]) -> list[Json]:
     return parameters
 
 
-def _responses(operation: Operation, common_errors: Sequence[type[DomainError]]) -> Json:
+def _responses(path: str, operation: Operation, common_errors: Sequence[type[DomainError]]) -> Json:
     responses: Json = {}
     for status, kind in operation.answers.items():
         names = (*operation.answer_headers, "x-request-id")
@@ -325,9 +334,10 @@ def _responses(operation: Operation, common_errors: Sequence[type[DomainError]])
         possible += _BODY_ERRORS
     by_status: dict[int, list[type[DomainError]]] = defaultdict(list)
     for error in dict.fromkeys(possible):
-        by_status[PROBLEMS[error][0]].append(error)
+        by_status[status_at(path, error)].append(error)
     for status, kinds in sorted(by_status.items()):
-        responses[str(status)] = _problem_response(status, kinds)
+        content = _envelope_content() if is_openai(path) else _problem_content(status, kinds)
+        responses[str(status)] = {**_error_response(kinds), "content": content}
     return responses
 
 
@@ -351,27 +361,34 @@ _REASONS = {
 }
 
 
-def _problem_response(status: int, kinds: list[type[DomainError]]) -> Json:
+def _error_response(kinds: list[type[DomainError]]) -> Json:
     names = ["x-request-id"]
     names += ["Retry-After"] if errors.Unavailable in kinds else []
     names += ["WWW-Authenticate"] if errors.InvalidCredentials in kinds else []
     return {
         "description": " Or: ".join(f"`{type_of(kind)}`: {title_of(kind)}" for kind in kinds),
         "headers": _answer_headers(names),
-        "content": {
-            "application/problem+json": {
-                "schema": {"$ref": REF.format(name="Problem")},
-                "examples": {
-                    PROBLEMS[kind][1]: {
-                        "value": {
-                            "type": type_of(kind),
-                            "title": title_of(kind),
-                            "status": status,
-                            "request_id": "5f0c8e1d2a9b4c7e",
-                        }
+    }
+
+
+def _envelope_content() -> Json:
+    return {"application/json": {"schema": {"$ref": REF.format(name="ErrorEnvelope")}}}
+
+
+def _problem_content(status: int, kinds: list[type[DomainError]]) -> Json:
+    return {
+        "application/problem+json": {
+            "schema": {"$ref": REF.format(name="Problem")},
+            "examples": {
+                PROBLEMS[kind][1]: {
+                    "value": {
+                        "type": type_of(kind),
+                        "title": title_of(kind),
+                        "status": status,
+                        "request_id": "5f0c8e1d2a9b4c7e",
                     }
-                    for kind in kinds
-                },
-            }
-        },
+                }
+                for kind in kinds
+            },
+        }
     }

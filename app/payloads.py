@@ -117,6 +117,8 @@ class IncomingMessage(Struct, frozen=True):
     fingerprint: bytes
     pointer: str
     """Where it stands in its request."""
+    source: bytes | None = None
+    """What the columns cannot rebuild of what came."""
 
 
 async def read(body: bytes, parse: Callable[[bytes], T]) -> T:

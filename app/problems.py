@@ -3,6 +3,7 @@
 import logging
 import re
 import secrets
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -85,6 +86,10 @@ class Answer(Struct, frozen=True):
     body: bytes
 
 
+Render = Callable[[DomainError, str], Answer]
+"""Writes an error as an answer to the request of an id."""
+
+
 def new_request_id() -> str:
     """An id for a request that has none."""
     return secrets.token_hex(16)
@@ -121,12 +126,14 @@ def title_of(error: type[DomainError]) -> str:
     return (error.__doc__ or "").partition("\n")[0]
 
 
-def answer_error(request: Request[object, object, State], error: Exception) -> Response[bytes]:
-    """The answer to a request that raised: a problem, whatever was raised."""
+def answer_error(
+    request: Request[object, object, State], error: Exception, render: Render | None = None
+) -> Response[bytes]:
+    """The answer to a request that raised: a problem, whatever was raised; `render` writes it otherwise."""
     problem = _translate(error)
     if isinstance(problem, InternalError):
         log_broken(_logger, error)
-    answer = render_problem(problem, request_id_of(request.scope))
+    answer = (render or render_problem)(problem, request_id_of(request.scope))
     headers = answer.headers
     if isinstance(error, HTTPException):
         headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
@@ -135,11 +142,6 @@ def answer_error(request: Request[object, object, State], error: Exception) -> R
 
 def render_problem(problem: DomainError, request_id: str) -> Answer:
     """The problem that an error of the domain is."""
-    headers = {"Content-Type": MEDIA_TYPE}
-    if isinstance(problem, errors.Unavailable):
-        headers["Retry-After"] = str(problem.retry_after_seconds)
-    if isinstance(problem, errors.InvalidCredentials):
-        headers["WWW-Authenticate"] = "Bearer"
     status, _ = PROBLEMS[type(problem)]
     body = Problem(
         type=type_of(type(problem)),
@@ -153,7 +155,14 @@ def render_problem(problem: DomainError, request_id: str) -> Answer:
         revision=getattr(problem, "revision", None),
         request_id=request_id,
     )
-    return Answer(status, headers, msgspec.json.encode(body))
+    return Answer(status, {"Content-Type": MEDIA_TYPE, **headers_of(problem)}, msgspec.json.encode(body))
+
+
+def headers_of(problem: DomainError) -> dict[str, str]:
+    """What HTTP wants to be said with an error, in whatever words it is answered."""
+    if isinstance(problem, errors.Unavailable):
+        return {"Retry-After": str(problem.retry_after_seconds)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(problem, errors.InvalidCredentials) else {}
 
 
 def _translate(error: Exception) -> DomainError:

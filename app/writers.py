@@ -73,6 +73,11 @@ class Writers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.Task[None] | None = None
 
+    @property
+    def model_name(self) -> str:
+        """What the model calls itself, or is called."""
+        return self._model.name
+
     def open(self) -> None:
         """Begins to look for replies that were left."""
         self._sweep = asyncio.create_task(self._end_lapsed())

@@ -3,7 +3,8 @@
 -- name: append_message(
 --     owner_id, conversation_id, append_key, client_ids, expected_seq, expected_revision,
 --     role, status, client_id, tool_call_id, name, model, content, tool_calls, audio_files,
---     function_calls, usage, metadata, fingerprint, body_bytes, input_tokens, output_tokens
+--     function_calls, usage, metadata, source, fingerprint, body_bytes, input_tokens,
+--     output_tokens
 -- )
 -- As append_messages, of one message: a third faster than an array of one. Client ids are looked up
 -- one by one, in a LATERAL with a LIMIT: for any(:client_ids) or a join a generic plan reads the
@@ -62,7 +63,7 @@ WITH bumped_conversation AS (
     INSERT INTO messages (
         owner_id, conversation_id, seq, created_at, body_bytes, append_count, role, status,
         client_id, append_key, fingerprint, tool_call_id, name, model, content, tool_calls,
-        audio_files, function_calls, usage, metadata
+        audio_files, function_calls, usage, metadata, source
     )
     SELECT
         :owner_id,
@@ -84,7 +85,8 @@ WITH bumped_conversation AS (
         :audio_files,
         :function_calls,
         :usage,
-        :metadata
+        :metadata,
+        :source
     FROM bumped_conversation
 )
 
@@ -98,7 +100,7 @@ FROM bumped_conversation;
 -- name: append_messages(
 --     owner_id, conversation_id, append_key, client_ids, expected_seq, expected_revision,
 --     roles, statuses, message_client_ids, tool_call_ids, names, models, contents, tool_calls,
---     audio_files, function_calls, usages, metadata, fingerprints, body_bytes,
+--     audio_files, function_calls, usages, metadata, sources, fingerprints, body_bytes,
 --     input_tokens, output_tokens
 -- )
 -- With append_key only the key decides, and client_ids is NULL; else the client_ids decide. Answers
@@ -120,6 +122,7 @@ WITH input_messages AS MATERIALIZED (
         input.function_calls,
         input.usage,
         input.metadata,
+        input.source,
         input.fingerprint,
         input.body_bytes,
         input.place
@@ -127,10 +130,10 @@ WITH input_messages AS MATERIALIZED (
         :roles::text[], :statuses::text[], :message_client_ids::text[], :tool_call_ids::text[],
         :names::text[], :models::text[], :contents::json[], :tool_calls::json[],
         :audio_files::json[], :function_calls::json[], :usages::json[], :metadata::json[],
-        :fingerprints::bytea[], :body_bytes::integer[]
+        :sources::json[], :fingerprints::bytea[], :body_bytes::integer[]
     ) WITH ORDINALITY AS input (
         role, status, client_id, tool_call_id, name, model, content, tool_calls,
-        audio_files, function_calls, usage, metadata, fingerprint, body_bytes, place
+        audio_files, function_calls, usage, metadata, source, fingerprint, body_bytes, place
     )
 ), counted_messages AS (
     SELECT
@@ -194,7 +197,7 @@ WITH input_messages AS MATERIALIZED (
     INSERT INTO messages (
         owner_id, conversation_id, seq, created_at, body_bytes, append_count, role, status,
         client_id, append_key, fingerprint, tool_call_id, name, model, content, tool_calls,
-        audio_files, function_calls, usage, metadata
+        audio_files, function_calls, usage, metadata, source
     )
     SELECT
         :owner_id,
@@ -219,7 +222,8 @@ WITH input_messages AS MATERIALIZED (
         input_message.audio_files,
         input_message.function_calls,
         input_message.usage,
-        input_message.metadata
+        input_message.metadata,
+        input_message.source
     FROM bumped_conversation
     CROSS JOIN input_messages AS input_message
 )

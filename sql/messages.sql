@@ -17,6 +17,7 @@ SELECT
     message.usage,
     message.status,
     message.metadata,
+    message.source,
     message.revision,
     message.created_at,
     coalesce(message.updated_at, message.created_at) AS updated_at
@@ -42,8 +43,11 @@ WHERE
     AND conversation_id = :conversation_id
     AND client_id = :client_id;
 
--- name: list_messages(owner_id, conversation_id, after_seq, before_seq, page_size, page_bytes)
--- In order of seq, both bounds exclusive. Ends before the row that crosses page_bytes, behind the
+-- name: list_messages(
+--     owner_id, conversation_id, after_seq, before_seq, only_finished, page_size, page_bytes
+-- )
+-- In order of seq, both bounds exclusive. only_finished: before what was asked together with a
+-- reply that is being made. Ends before the row that crosses page_bytes, behind the
 -- first at the earliest; next_seq is NULL where nothing follows. No row: the page is empty, or the
 -- conversation absent, foreign or deleted.
 SELECT
@@ -61,6 +65,7 @@ SELECT
     page.usage,
     page.status,
     page.metadata,
+    page.source,
     page.revision,
     page.created_at,
     page.updated_at,
@@ -87,6 +92,7 @@ FROM (
         message.usage,
         message.status,
         message.metadata,
+        message.source,
         message.revision,
         message.created_at,
         coalesce(message.updated_at, message.created_at) AS updated_at
@@ -95,7 +101,18 @@ FROM (
         message.owner_id = :owner_id
         AND message.conversation_id = :conversation_id
         AND message.seq > :after_seq
-        AND message.seq < :before_seq
+        AND message.seq < CASE
+            WHEN :only_finished
+                THEN least(:before_seq, (
+                    SELECT reply.seq - reply.input_count
+                    FROM replies AS reply
+                    WHERE
+                        reply.owner_id = :owner_id
+                        AND reply.conversation_id = :conversation_id
+                        AND reply.ended_at IS NULL
+                ))
+            ELSE :before_seq
+        END
         AND message.deleted_at IS NULL
     ORDER BY message.seq
     LIMIT :page_size
@@ -113,7 +130,7 @@ WHERE
 ORDER BY page.seq;
 
 -- name: list_messages_descending(
---     owner_id, conversation_id, after_seq, before_seq, page_size, page_bytes
+--     owner_id, conversation_id, after_seq, before_seq, only_finished, page_size, page_bytes
 -- )
 -- As list_messages, newest first.
 SELECT
@@ -131,6 +148,7 @@ SELECT
     page.usage,
     page.status,
     page.metadata,
+    page.source,
     page.revision,
     page.created_at,
     page.updated_at,
@@ -157,6 +175,7 @@ FROM (
         message.usage,
         message.status,
         message.metadata,
+        message.source,
         message.revision,
         message.created_at,
         coalesce(message.updated_at, message.created_at) AS updated_at
@@ -165,7 +184,18 @@ FROM (
         message.owner_id = :owner_id
         AND message.conversation_id = :conversation_id
         AND message.seq > :after_seq
-        AND message.seq < :before_seq
+        AND message.seq < CASE
+            WHEN :only_finished
+                THEN least(:before_seq, (
+                    SELECT reply.seq - reply.input_count
+                    FROM replies AS reply
+                    WHERE
+                        reply.owner_id = :owner_id
+                        AND reply.conversation_id = :conversation_id
+                        AND reply.ended_at IS NULL
+                ))
+            ELSE :before_seq
+        END
         AND message.deleted_at IS NULL
     ORDER BY message.seq DESC
     LIMIT :page_size
@@ -184,7 +214,7 @@ ORDER BY page.seq DESC;
 
 -- name: update_message(
 --     owner_id, conversation_id, seq, content, tool_calls, tool_call_id, function_calls,
---     metadata, model, usage, status, body_bytes, input_tokens, output_tokens
+--     metadata, source, model, usage, status, body_bytes, input_tokens, output_tokens
 -- )
 -- The conversation is locked. The tokens are what the change adds to the conversation's sums.
 WITH bumped_conversation AS (
@@ -210,6 +240,7 @@ SET
     tool_call_id = :tool_call_id,
     function_calls = :function_calls,
     metadata = :metadata,
+    source = :source,
     model = coalesce(:model, model),
     usage = :usage,
     status = :status,

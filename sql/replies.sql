@@ -1,9 +1,12 @@
 -- A reply is an assistant message while a model makes it, and how that ended.
 
--- name: create_reply(owner_id, conversation_id, seq, writer_id)
--- The conversation is locked, and has no live reply. The message is there.
-INSERT INTO replies (owner_id, conversation_id, seq, writer_id, created_at, renewed_at)
-VALUES (:owner_id, :conversation_id, :seq, :writer_id, now(), now());
+-- name: create_reply(owner_id, conversation_id, seq, input_count, writer_id)
+-- The conversation is locked, and has no live reply. The message is there; input_count messages
+-- before it came with it.
+INSERT INTO replies (
+    owner_id, conversation_id, seq, input_count, writer_id, created_at, renewed_at
+)
+VALUES (:owner_id, :conversation_id, :seq, :input_count, :writer_id, now(), now());
 
 -- name: get_reply(owner_id, conversation_id, seq)
 -- No row: the message is no reply. Also of a deleted message.

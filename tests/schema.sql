@@ -126,6 +126,7 @@ CREATE TABLE public.replies (
     renewed_at timestamp with time zone NOT NULL,
     ended_at timestamp with time zone,
     reason text,
+    input_count integer DEFAULT 0 NOT NULL,
     CONSTRAINT replies_ended_at_check CHECK (((ended_at IS NULL) = (reason IS NULL))),
     CONSTRAINT replies_reason_check CHECK (((char_length(reason) >= 1) AND (char_length(reason) <= 64)))
 )

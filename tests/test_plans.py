@@ -261,7 +261,7 @@ SMALL, LARGE = Scale(2, 10), Scale(1, SIZE)
 
 def message(scale: Scale, **values: object) -> Values:
     absent = ("client_id", "append_key", "client_ids", "expected_seq", "expected_revision", "fingerprint", "name")
-    absent += ("tool_call_id", "model", "tool_calls", "audio_files", "function_calls", "usage", "metadata")
+    absent += ("tool_call_id", "model", "tool_calls", "audio_files", "function_calls", "usage", "metadata", "source")
     known = {"role": "user", "status": "completed", "content": '"hi"', "body_bytes": 4}
     tokens = {"input_tokens": 0, "output_tokens": 0}
     return {**scale.ids, **dict.fromkeys(absent), **known, **tokens, **values}
@@ -271,17 +271,24 @@ def batch(scale: Scale, **values: object) -> Values:
     """Ten messages; an array of NULLs is written as text, which psycopg gives no type of its own."""
     nulls = "{" + ",".join(["NULL"] * 10) + "}"
     arrays = ("tool_call_ids", "names", "models", "tool_calls", "audio_files", "function_calls", "usages", "metadata")
+    arrays += ("sources",)
     known = {"roles": ["user"] * 10, "statuses": ["completed"] * 10, "body_bytes": [4] * 10}
     known |= {"message_client_ids": nulls, "fingerprints": nulls, "contents": nulls.replace("NULL", "1")}
     return {**message(scale), **dict.fromkeys(arrays, nulls), **known, **values}
 
 
-def page(after: float, before: float) -> Callable[[Scale], Values]:
+def page(after: float, before: float, *, only_finished: bool = False) -> Callable[[Scale], Values]:
     """A page of ten messages between two places: 0 is the beginning, 1 the head."""
 
     def values(scale: Scale) -> Values:
         bounds = {"after_seq": int(after * scale.size), "before_seq": int(before * scale.size) or LAST_SEQ_LIMIT}
-        return {**scale.ids, **bounds, "page_size": 10, "page_bytes": PAGE_LIMIT_BYTES}
+        return {
+            **scale.ids,
+            **bounds,
+            "only_finished": only_finished,
+            "page_size": 10,
+            "page_bytes": PAGE_LIMIT_BYTES,
+        }
 
     return values
 
@@ -342,15 +349,21 @@ REVISION = "messages_owner_id_conversation_id_revision_idx"
 CHANGED = "conversations_owner_id_changed_at_idx"
 IDS = [f"new-{place}" for place in range(10)]
 APPEND = {CONVERSATION, APPEND_KEY, CLIENT_ID}
+PAGE = {CONVERSATION, SEQ, LIVE_REPLY}
 
 CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
-    "the first page": ("list_messages", page(0, 0), {CONVERSATION, SEQ}),
-    "a page in the middle": ("list_messages", page(0.5, 0), {CONVERSATION, SEQ}),
-    "the last page": ("list_messages", page(0.9, 0), {CONVERSATION, SEQ}),
-    "a page between two places": ("list_messages", page(0.2, 0.7), {CONVERSATION, SEQ}),
-    "the newest page": ("list_messages_descending", page(0, 0), {CONVERSATION, SEQ}),
-    "a page back in the middle": ("list_messages_descending", page(0, 0.5), {CONVERSATION, SEQ}),
-    "the oldest page": ("list_messages_descending", page(0, 0.1), {CONVERSATION, SEQ}),
+    "the first page": ("list_messages", page(0, 0), PAGE),
+    "a page in the middle": ("list_messages", page(0.5, 0), PAGE),
+    "the last page": ("list_messages", page(0.9, 0), PAGE),
+    "a page between two places": ("list_messages", page(0.2, 0.7), PAGE),
+    "a page of finished turns": (
+        "list_messages",
+        page(0.5, 0, only_finished=True),
+        PAGE,
+    ),
+    "the newest page": ("list_messages_descending", page(0, 0), PAGE),
+    "a page back in the middle": ("list_messages_descending", page(0, 0.5), PAGE),
+    "the oldest page": ("list_messages_descending", page(0, 0.1), PAGE),
     "a message": ("get_message", of_conversation(seq=5), {CONVERSATION, SEQ}),
     "a client id": ("find_message_seq", of_conversation(client_id="client-9"), {CLIENT_ID}),
     "an unknown client id": ("find_message_seq", of_conversation(client_id="nobody"), {CLIENT_ID}),

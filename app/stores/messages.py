@@ -31,6 +31,7 @@ class _Row(Struct, frozen=True):
     usage: Raw | None
     status: Status
     metadata: Raw | None
+    source: Raw | None
     revision: int
     created_at: datetime
     updated_at: datetime
@@ -102,22 +103,26 @@ async def list_messages(
 
 
 async def list_entries(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, listing: MessageListing
+    connection: Conn, owner_id: UUID, conversation_id: UUID, listing: MessageListing, *, only_finished: bool = False
 ) -> tuple[list[Entry], bool]:
-    """A page as of `list_messages`, each message with its size, and whether there is more. Raises NotFound."""
+    """A page as of `list_messages`, as it is kept, and whether there is more; NotFound is raised.
+
+    With `only_finished` it ends before what was asked together with a reply that is being made.
+    """
     rows = await (_LIST if listing.order == "asc" else _LIST_DESCENDING).fetch(
         connection,
         owner_id=owner_id,
         conversation_id=conversation_id,
         after_seq=listing.after or 0,
         before_seq=LAST_SEQ_LIMIT if listing.before is None else listing.before,
+        only_finished=only_finished,
         page_size=listing.limit,
         page_bytes=PAGE_LIMIT_BYTES,
     )
     if not rows and await _GET_VERSION.fetch_one(connection, owner_id=owner_id, id=conversation_id) is None:
         raise NotFound
     ids = MessageIds(conversation_id)
-    entries = [Entry(_message(row, ids), row.body_bytes) for row in rows]
+    entries = [Entry(_message(row, ids), row.body_bytes, row.source) for row in rows]
     return entries, bool(rows) and rows[-1].next_seq is not None
 
 
@@ -185,7 +190,8 @@ async def update_message(
         stored = {name: None if getattr(row, name) is None else bytes(getattr(row, name)) for name in names}
         payloads = stored | patch.payloads
         check_content(payloads)
-        body_bytes = measure_payloads(payloads, patch.limit_bytes)
+        source = bytes(row.source) if row.source is not None and _is_as_it_came(patch) else None
+        body_bytes = measure_payloads({**payloads, "source": source}, patch.limit_bytes)
         if row.status == "in_progress":
             await _refuse_live_reply(connection, owner_id, conversation_id, seq)
         await _UPDATE.execute(
@@ -198,6 +204,7 @@ async def update_message(
             tool_call_id=row.tool_call_id if change.tool_call_id is UNSET else change.tool_call_id,
             function_calls=payloads["function_calls"],
             metadata=payloads["metadata"],
+            source=source,
             model=row.model,
             usage=payloads["usage"],
             status=row.status if change.status is UNSET else change.status or DEFAULT_STATUS,
@@ -206,6 +213,12 @@ async def update_message(
         )
         changed = await _get(connection, owner_id, conversation_id, seq)
         return _message(changed, ids), Version(version.last_seq, changed.revision)
+
+
+def _is_as_it_came(patch: MessagePatch) -> bool:
+    """Whether a change leaves alone what a foreign object was made into."""
+    is_said_otherwise = patch.payloads.keys() & {"content", "tool_calls", "function_calls"}
+    return not is_said_otherwise and patch.change.tool_call_id is UNSET and patch.change.status is UNSET
 
 
 async def _refuse_live_reply(connection: Conn, owner_id: UUID, conversation_id: UUID, seq: int) -> None:
@@ -232,6 +245,7 @@ async def replace_content(
         tool_call_id=None,
         function_calls=None,
         metadata=None,
+        source=None,
         model=made.model,
         usage=made.usage,
         status=made.status,

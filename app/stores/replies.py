@@ -144,7 +144,12 @@ async def begin_reply(
         appended, _ = await append_messages(connection, owner_id, conversation_id, now)
         seq = appended.messages[-1].seq
         await _CREATE.execute(
-            connection, owner_id=owner_id, conversation_id=conversation_id, seq=seq, writer_id=begin.writer_id
+            connection,
+            owner_id=owner_id,
+            conversation_id=conversation_id,
+            seq=seq,
+            input_count=len(asked.messages),
+            writer_id=begin.writer_id,
         )
         begin.is_written = True
         return appended, False
