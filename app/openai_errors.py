@@ -47,7 +47,7 @@ _ANSWERS: dict[type[DomainError], tuple[int, str | None, str | None]] = {
 
 _CODES = (
     (r"is required", "missing_required_parameter"),
-    (r"is unknown|the member is repeated", "unknown_parameter"),
+    (r"is unknown", "unknown_parameter"),
     (r".*is not supported", "unsupported_parameter"),
     (r"expected `array` of length >= 1", "empty_array"),
     (r"expected `array` of length <= .*", "array_above_max_length"),
