@@ -380,7 +380,7 @@ def fill(url: DatabaseUrl, filled: set[str], rows: int, to_come: str | None = No
         connection.execute(UUID_OF)
         for table in tables - filled:
             connection.execute(FILLINGS[table].format(rows=rows).encode())
-        connection.execute("ANALYZE")
+            connection.execute(f"ANALYZE {table}".encode())
     return tables
 
 
