@@ -1,5 +1,8 @@
 # Two commands from a bare machine: `make run` and `make test`.
 
+# Python's compiled files are kept, whatever an image says: the tests start some hundred processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 MIGRATIONS := $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
