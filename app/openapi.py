@@ -115,6 +115,10 @@ class Operation(Struct, kw_only=True, frozen=True):
     events: Mapping[str, type[Struct]] = {}
     """The types of an event stream's data by the events' names."""
 
+    def __deepcopy__(self, _memo: object) -> "Operation":
+        """Itself: Litestar copies what handlers say, which takes a sixth of the time to make an application."""
+        return self
+
 
 def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
     """The OpenAPI 3.1 document of all handlers that carry an Operation."""
