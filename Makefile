@@ -1,5 +1,8 @@
 # Two commands from a bare machine: `make run` and `make test`.
 
+# Python's compiled files are kept, whatever an image says: the tests start some hundred processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 MIGRATIONS := $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
@@ -13,11 +16,11 @@ PG ?= 18
 run: .venv/local
 	@exec $(BIN)/verbatim serve --local
 
-test: .venv/dev
+test: .venv/dev .venv/node
 	$(BIN)/pytest --pg=$(PG)
 
 # Everything: on the newest and the oldest PostgreSQL, through a pooler, and what takes minutes.
-test-all: .venv/dev
+test-all: .venv/dev .venv/node
 	$(BIN)/pytest --pg=18
 	$(BIN)/pytest --pg=15
 	$(BIN)/pytest --pgbouncer
@@ -44,11 +47,12 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix --disable-progress-bar sql migrations
 
-# Writes the three hash-locked requirements: the service, what runs it locally, what develops it.
+# Writes the three hash-locked requirements, the service's, what runs it locally, what develops it, and the tests' own for npm.
 lock: .venv/dev
 	$(BIN)/$(LOCK) pyproject.toml -o requirements.lock
 	$(BIN)/$(LOCK) pyproject.toml --extra local -c requirements.lock -o requirements-local.lock
 	$(BIN)/$(LOCK) pyproject.toml --extra local --group dev -c requirements-local.lock -o requirements-dev.lock
+	cd tests/node && ../../$(BIN)/npm install --package-lock-only
 
 .venv/local: requirements-local.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -60,5 +64,9 @@ lock: .venv/dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# The clients for Node that the tests run. Without them the tests say so, loudly; where CI is set they fail.
+.venv/node: tests/node/package-lock.json .venv/dev
+	@cd tests/node && ../../$(BIN)/npm ci --no-progress --loglevel=error && touch ../../$@ || echo "NO NPM PACKAGES" >&2
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis

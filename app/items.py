@@ -1,17 +1,16 @@
 """Items, as OpenAI's Conversations API speaks of them, and the messages that they are here. No I/O.
 
-========================== ============ ============================================================ ==================
-item                       role         columns of the message                                       hole in its source
-========================== ============ ============================================================ ==================
-``message``                its own      ``content`` as it came, a string or parts                    ``content``
-``function_call``          assistant    ``tool_calls``: one, in the shape of Chat Completions         ``arguments``
-``function_call_output``   tool         ``tool_call_id``; ``content``: its ``output``                 ``output``
-``custom_tool_call``       assistant    ``tool_calls``: the item itself, alone                       all of it
-``custom_tool_call_output`` tool        ``tool_call_id``; ``content``: its ``output``                 ``output``
-any other ``..._output``   tool         ``tool_call_id``; ``content``: the item itself, as one part  all of it
-any other                  its own, or  ``content``: the item itself, as one part                    all of it
-                           assistant
-========================== ============ ============================================================ ==================
+======================= ===================== ============================================ ========================
+type                    role                  columns of the message                       holes of its source
+======================= ===================== ============================================ ========================
+message                 its own               content: its own, a string or parts          content
+function_call           assistant             tool_calls: one, as Chat Completions has it  call_id, name, arguments
+function_call_output    tool                  tool_call_id; content: its output            call_id, output
+custom_tool_call_output tool                  tool_call_id; content: its output            call_id, output
+custom_tool_call        assistant             tool_calls: the item itself, alone           all of it
+any other ..._output    tool                  tool_call_id; content: the item, as one part all of it
+any other               assistant, or its own content: the item, as one part               all of it
+======================= ===================== ============================================ ========================
 
 One item is one message. Where the columns alone do not give the item back as it came, in the order of its members, the
 message has a ``source``: the item with null in the place of its id and of what stands in a column, so that nothing is
@@ -27,18 +26,17 @@ of its place in the message, where the content is first if it is not null. No ch
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import get_args
+from functools import cache, lru_cache
 from uuid import UUID
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.json import Decoder
 
 from app.context import Entry, call_of, elements_of, is_a, members_of, text_of
-from app.errors import Flaw, InvalidInput
 from app.identifiers import MessageIds
-from app.payloads import IncomingMessage, check_payload, depth_of, fingerprint_of, measure_payloads, parse_object
-from app.wire.messages import DEFAULT_STATUS, DEPTH_LIMIT, AppendedMessage, Message, Role, Status
+from app.payloads import IncomingMessage
+from app.wire.messages import DEFAULT_STATUS, AppendedMessage, Message, Role, Status
 
 _PREFIXES = {
     "message": "msg",
@@ -60,51 +58,15 @@ _PREFIXES = {
     "compaction": "cmp",
 }
 _ANY_PREFIX = "item"
-_HOLES = {
-    "message": "content",
-    "function_call": "arguments",
-    "function_call_output": "output",
-    "custom_tool_call_output": "output",
+HOLES = {
+    "message": frozenset({"id", "content"}),
+    "function_call": frozenset({"id", "call_id", "name", "arguments"}),
+    "function_call_output": frozenset({"id", "call_id", "output"}),
+    "custom_tool_call_output": frozenset({"id", "call_id", "output"}),
 }
-_REFUSED = frozenset({"item_reference", "compaction_trigger"})  # what no conversation holds
-_REQUIRED = {
-    "message": ("role", "content"),
-    "function_call": ("call_id", "name", "arguments"),
-    "function_call_output": ("output",),
-    "custom_tool_call": ("call_id", "name", "input"),
-    "custom_tool_call_output": ("call_id", "output"),
-    "reasoning": ("summary",),
-    "compaction": ("encrypted_content",),
-    "file_search_call": ("queries",),
-    "web_search_call": ("action",),
-    "computer_call": ("call_id", "pending_safety_checks"),
-    "computer_call_output": ("call_id", "output"),
-    "code_interpreter_call": ("container_id", "code", "outputs"),
-    "image_generation_call": ("result",),
-    "local_shell_call": ("call_id", "action"),
-    "local_shell_call_output": ("output",),
-    "shell_call": ("call_id", "action"),
-    "shell_call_output": ("call_id", "output"),
-    "apply_patch_call": ("call_id", "operation"),
-    "apply_patch_call_output": ("call_id",),
-    "mcp_list_tools": ("server_label", "tools"),
-    "mcp_approval_request": ("server_label", "name", "arguments"),
-    "mcp_approval_response": ("approval_request_id", "approve"),
-    "mcp_call": ("server_label", "name", "arguments"),
-    "tool_search_call": ("arguments",),
-    "tool_search_output": ("tools",),
-    "additional_tools": ("role", "tools"),
-    "program": ("call_id", "code", "fingerprint"),
-    "program_output": ("call_id", "result"),
-}
-"""What each type must have (openai 3.54, its input types), but for ids and statuses, which we give."""
+"""Of each type whose parts stand in columns, the members that a source leaves to them; of any other only the id."""
 
-_STRINGS = {
-    "function_call": ("call_id", "name", "arguments"),
-    "function_call_output": ("call_id",),
-    "custom_tool_call": ("call_id", "name", "input"),
-    "custom_tool_call_output": ("call_id",),
-}
+_ONLY_ID = frozenset({"id"})
 _COMPLETED = {"status": b'"completed"'}
 _DEFAULTS = {
     "message": _COMPLETED,
@@ -131,24 +93,39 @@ _PART_DEFAULTS = {
     "output_text": {"annotations": b"[]", "logprobs": b"[]"},
     "input_image": {"detail": b'"auto"'},
 }
-_PART_TEXTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
-_OUR_PARTS = frozenset({"text", "image_url", "file"})
-_SPEAKERS = frozenset({"user", "assistant", "system", "developer"})
-_STATUSES: dict[Status, bytes] = {"completed": b'"completed"', "in_progress": b'"in_progress"'}
-_MESSAGE_STATUSES: dict[str, Status] = {
-    "completed": "completed",
-    "incomplete": "incomplete",
-    "in_progress": "incomplete",  # nobody here goes on with it
-}
-_INCOMPLETE = b'"incomplete"'
-_NULL, _NOTHING, _EMPTY_TEXT = b"null", b"[]", b'""'
+OUR_PARTS = frozenset({"text", "image_url", "file"})
+"""The parts that Chat Completions names otherwise."""
 
-_OWN_ID = re.compile(r"[!-~]{1,128}")
+_STATUSES: dict[Status, Status] = {"completed": "completed", "in_progress": "in_progress"}
+_NULL, _NO_PARTS, _EMPTY_TEXT = b"null", b"[]", b'""'
+_TEMPLATE_BYTES = 512  # one that is larger than these is hardly met again
+
 _COMPUTED_ID = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{4,8})")
 _MEMBERS = Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 
-Members = list[tuple[str, bytes]]
+
+class _Shape(Struct, frozen=True):
+    """What of a part tells whether it is whole."""
+
+    type: str
+    annotations: Raw | UnsetType = UNSET
+    logprobs: Raw | UnsetType = UNSET
+    detail: Raw | UnsetType = UNSET
+
+
+class _Function(Struct, frozen=True):
+    name: Raw
+    arguments: Raw
+
+
+class _FunctionCall(Struct, frozen=True):
+    id: Raw
+    function: _Function
+
+
+_SHAPES = Decoder(list[_Shape])
+_FUNCTION_CALLS = Decoder(list[_FunctionCall])
 
 
 class Item(Struct, frozen=True):
@@ -169,7 +146,7 @@ class ItemPlace(Struct, frozen=True):
     index: int
 
 
-class _Columns(Struct, frozen=True):
+class Columns(Struct, frozen=True):
     """What of a message makes its items."""
 
     role: Role
@@ -179,218 +156,206 @@ class _Columns(Struct, frozen=True):
     tool_call_id: str | None = None
 
 
-# In
+class MadeItem(Struct, frozen=True):
+    """An item in the making: its source, and the values of the source's holes but for the id."""
+
+    index: int
+    kind: str
+    source: bytes
+    values: dict[str, bytes]
 
 
-def parse_item(raw: bytes, limit_bytes: int, pointer: str) -> IncomingMessage:
-    """The message that an item is. Raises InvalidInput and TooLarge."""
-    members = {name: bytes(value) for name, value in parse_object(raw, _MEMBERS, pointer).items()}
-    kind = _kind_of(members, pointer)
-    _check(kind, members, pointer)
-    if len(raw) > 2 * DEPTH_LIMIT and depth_of(raw) > DEPTH_LIMIT:
-        raise InvalidInput(Flaw(pointer=pointer, message=f"nested deeper than {DEPTH_LIMIT}"))
-    own_id = _read_own_id(members, pointer)
-    columns = _columns_of(kind, members, raw, pointer)
-    source = _source_of(kind, members, columns)
-    payloads = {name: None if value is None else bytes(value) for name, value in _payloads_of(columns).items()}
-    body_bytes = measure_payloads({**payloads, "source": source}, limit_bytes, pointer)
-    return IncomingMessage(
-        role=columns.role,
-        status=columns.status,
-        client_id=own_id,
-        tool_call_id=columns.tool_call_id,
-        name=None,
-        model=None,
-        content=payloads["content"],
-        tool_calls=payloads["tool_calls"],
-        audio_files=None,
-        function_calls=None,
-        usage=None,
-        metadata=None,
-        body_bytes=body_bytes,
-        fingerprint=fingerprint_of(raw),
-        pointer=pointer,
-        source=source,
-    )
+class _Template(Struct, frozen=True):
+    """A source that is ready to be filled: what stands before its first hole, and each hole with what follows it."""
 
+    kind: str
+    head: bytes
+    rest: tuple[tuple[str, bytes], ...]
 
-def parse_items(raws: Iterable[Raw], limit_bytes: int, pointer: str = "/items") -> list[IncomingMessage]:
-    """The messages that items are. Raises InvalidInput, also where an id comes twice; TooLarge."""
-    messages = [parse_item(bytes(raw), limit_bytes, f"{pointer}/{place}") for place, raw in enumerate(raws)]
-    known: set[str] = set()
-    for message in messages:
-        if message.client_id in known:
-            raise InvalidInput(Flaw(pointer=f"{message.pointer}/id", message="comes twice in the request"))
-        if message.client_id is not None:
-            known.add(message.client_id)
-    return messages
-
-
-def _kind_of(members: dict[str, bytes], pointer: str) -> str:
-    raw = members.get("type", _NULL)
-    if raw == _NULL:
-        if "role" in members:
-            return "message"
-        raise InvalidInput(Flaw(pointer=f"{pointer}/type", message="is required"))
-    kind = _string_of(members, "type", pointer)
-    if not kind or kind in _REFUSED:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/type", message="is no type that a conversation can hold"))
-    return kind
-
-
-def _string_of(members: dict[str, bytes], name: str, pointer: str) -> str:
-    text = text_of(Raw(members[name]))
-    if text is None:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/{name}", message="expected `string`"))
-    return text
-
-
-def _check(kind: str, members: dict[str, bytes], pointer: str) -> None:
-    for name in _REQUIRED.get(kind, ()):
-        if name not in members:
-            raise InvalidInput(Flaw(pointer=f"{pointer}/{name}", message="is required"))
-    for name in _STRINGS.get(kind, ()):
-        if members.get(name, _NULL) != _NULL or name in _REQUIRED[kind]:
-            _string_of(members, name, pointer)
-
-
-def _read_own_id(members: dict[str, bytes], pointer: str) -> str | None:
-    if members.get("id", _NULL) == _NULL:
-        return None
-    own_id = _string_of(members, "id", pointer)
-    if not _OWN_ID.fullmatch(own_id):
-        message = "must be 1-128 visible ASCII characters, as ids are; it has characters or a form that is not allowed"
-        raise InvalidInput(Flaw(pointer=f"{pointer}/id", message=message))
-    return own_id
-
-
-def _columns_of(kind: str, members: dict[str, bytes], raw: bytes, pointer: str) -> _Columns:
-    match kind:
-        case "message":
-            return _message_columns(members, pointer)
-        case "function_call":
-            function = b'{"name":%b,"arguments":%b}' % (members["name"], members["arguments"])
-            call = b'{"id":%b,"type":"function","function":%b}' % (members["call_id"], function)
-            return _Columns("assistant", _status_of(members), tool_calls=Raw(b"[%b]" % call))
-        case "custom_tool_call":
-            return _Columns("assistant", _status_of(members), tool_calls=Raw(b"[%b]" % raw))
-        case "function_call_output" | "custom_tool_call_output":
-            output = Raw(_check_text_or_parts(members, "output", pointer))
-            call_id = _call_id_of(members, pointer)
-            return _Columns("tool", _status_of(members), content=output, tool_call_id=call_id)
-        case _:
-            whole = Raw(b"[%b]" % raw)
-            if kind.endswith("_output"):
-                call_id = _call_id_of(members, pointer)
-                return _Columns("tool", _status_of(members), content=whole, tool_call_id=call_id)
-            return _Columns(_role_of(members), _status_of(members), content=whole)
-
-
-def _message_columns(members: dict[str, bytes], pointer: str) -> _Columns:
-    role = _string_of(members, "role", pointer)
-    if role not in _SPEAKERS:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/role", message="is none of the allowed values"))
-    status = None if members.get("status", _NULL) == _NULL else _string_of(members, "status", pointer)
-    if status is not None and status not in _MESSAGE_STATUSES:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/status", message="is none of the allowed values"))
-    if role != "assistant" and "phase" in members:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/phase", message="is unknown"))
-    content = Raw(_check_text_or_parts(members, "content", pointer))
-    return _Columns(_role_of(members), _MESSAGE_STATUSES[status or "completed"], content=content)
-
-
-def _check_text_or_parts(members: dict[str, bytes], name: str, pointer: str) -> bytes:
-    payload = members[name]
-    if payload[:1] not in {b'"', b"["}:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/{name}", message="expected `string` or `array`"))
-    try:
-        check_payload("content", Raw(payload))
-    except InvalidInput as error:
-        (flaw,) = error.flaws
-        place = (flaw.pointer or "").removeprefix("/content")
-        raise InvalidInput(Flaw(pointer=f"{pointer}/{name}{place}", message=flaw.message)) from None
-    if payload[:1] == b"[":
-        for number, part in enumerate(elements_of(Raw(payload))):
-            _check_part(members_of(part), f"{pointer}/{name}/{number}")
-    return payload
-
-
-def _check_part(part: Mapping[str, Raw], pointer: str) -> None:
-    members = {name: bytes(value) for name, value in part.items()}
-    name = _PART_TEXTS.get(_string_of(members, "type", pointer))
-    if name is not None and name not in members:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/{name}", message="is required"))
-    if name is not None:
-        _string_of(members, name, pointer)
-
-
-def _role_of(members: dict[str, bytes]) -> Role:
-    role = text_of(Raw(members["role"])) if "role" in members else None
-    return next((known for known in get_args(Role) if known == role), "assistant")
-
-
-def _status_of(members: dict[str, bytes]) -> Status:
-    """The item's own status where it says that it came to nothing; it stands in the item as it came."""
-    match members.get("status"):
-        case b'"incomplete"' | b'"in_progress"':
-            return "incomplete"
-        case b'"failed"':
-            return "failed"
-        case _:
-            return "completed"
-
-
-def _call_id_of(members: dict[str, bytes], pointer: str) -> str | None:
-    call_id = text_of(Raw(members["call_id"])) if "call_id" in members else None
-    if call_id is not None and "\0" in call_id:
-        raise InvalidInput(Flaw(pointer=f"{pointer}/call_id", message="has characters or a form that is not allowed"))
-    return call_id
-
-
-def _payloads_of(columns: _Columns) -> dict[str, Raw | None]:
-    return {"content": columns.content, "tool_calls": columns.tool_calls}
-
-
-def _source_of(kind: str, members: dict[str, bytes], columns: _Columns) -> bytes | None:
-    """What to keep beside the columns; None where they rebuild the item."""
-    if kind not in _HOLES:
-        return b"{}"
-    if _is_rebuilt(kind, members, columns):
-        return None
-    hollow = {"id": _NULL, _HOLES[kind]: _NULL}
-    return _object((name, hollow.get(name, value)) for name, value in members.items())
-
-
-def _is_rebuilt(kind: str, members: dict[str, bytes], columns: _Columns) -> bool:
-    """Whether what the columns make has all members that came, in their order."""
-    if kind == "message" and any(_kind_of_part(part) in _OUR_PARTS for part in _parts_of(columns.content)):
-        return False
-    made = list(_make(columns))
-    if [made_kind for _, made_kind, _ in made] != [kind]:
-        return False
-    rest = iter([("id", b""), ("type", _encode(kind)), *made[0][2]])
-    given = {"id", _HOLES[kind]}
-    return all(
-        any(name == known and (name in given or value == raw) for known, value in rest) for name, raw in members.items()
-    )
-
-
-# Out
+    def fill(self, item_id: str, values: Mapping[str, bytes]) -> Raw:
+        written = [self.head]
+        for name, following in self.rest:
+            written += (_encode(item_id) if name == "id" else values[name], following)
+        return Raw(b"".join(written))
 
 
 def items_of(entry: Entry) -> list[Item]:
     """The items that a message is, in order; never none."""
     message = entry.message
-    columns = _Columns(
-        role=message.role,
-        status=message.status,
-        content=message.content,
-        tool_calls=message.tool_calls,
-        tool_call_id=message.tool_call_id,
+    columns = Columns(message.role, message.status, message.content, message.tool_calls, message.tool_call_id)
+    if entry.source is None:
+        return [_item(message, made) for made in make_items(columns)]
+    return [_item(message, _take_up(columns, bytes(entry.source)))]
+
+
+def _item(message: Message, made: MadeItem) -> Item:
+    small = len(made.source) <= _TEMPLATE_BYTES
+    template = _known_template(made.source) if small else _template(made.source)
+    if message.client_id is not None and made.index == 0:
+        item_id = message.client_id
+    else:
+        prefix = _PREFIXES.get(template.kind, _ANY_PREFIX)
+        item_id = f"{prefix}_{message.id.replace('-', '')}{made.index:04x}"
+    return Item(item_id, template.kind, made.index, template.fill(item_id, made.values))
+
+
+def _template(source: bytes) -> _Template:
+    """The template of a source, with its type and what typed clients demand of that."""
+    members = {name: bytes(value) for name, value in _MEMBERS.decode(source).items()}
+    kind = text_of(Raw(members.get("type", _NULL))) or "message"
+    given = {"type": _encode(kind), **_DEFAULTS.get(kind, {})}
+    whole = {"id": _NULL} if "id" not in members else {}
+    whole |= {"type": given["type"]} if "type" not in members else {}
+    whole |= {name: given.get(name, value) if value == _NULL else value for name, value in members.items()}
+    whole |= {name: value for name, value in given.items() if name not in whole}
+    holes = HOLES.get(kind, _ONLY_ID)
+    pieces: list[tuple[str, bytes]] = [("", b"{")]
+    for place, (name, value) in enumerate(whole.items()):
+        is_hole = name == "id" or (value == _NULL and name in holes)
+        hole, before = pieces[-1]
+        before += b"%b%b:" % (b"," if place else b"", _encode(name))
+        pieces[-1] = (hole, before if is_hole else before + value)
+        pieces += [(name, b"")] if is_hole else []
+    (_, head), *rest = [*pieces[:-1], (pieces[-1][0], pieces[-1][1] + b"}")]
+    return _Template(kind, head, tuple(rest))
+
+
+_known_template = lru_cache(maxsize=1024)(_template)
+
+
+def _take_up(columns: Columns, source: bytes) -> MadeItem:
+    """An item that came, from its source and what of it stands in columns."""
+    if source == b"{}":
+        return MadeItem(0, "", bytes(elements_of(columns.tool_calls or columns.content)[0]), {})
+    if columns.role == "tool":
+        values = {"call_id": _encode(columns.tool_call_id), "output": _output(columns, is_ours=False)}
+    elif columns.tool_calls is not None:
+        (call,) = _FUNCTION_CALLS.decode(columns.tool_calls)
+        called = {"call_id": call.id, "name": call.function.name, "arguments": call.function.arguments}
+        values = {name: bytes(value) for name, value in called.items()}
+    else:
+        values = {"content": _parts(columns, is_ours=False)}
+    return MadeItem(0, "", source, values)
+
+
+def make_items(columns: Columns) -> Iterator[MadeItem]:
+    """The items that the columns alone make."""
+    status = _STATUSES.get(columns.status, "incomplete")
+    if columns.role == "tool":
+        kind = "function_call_output"
+        values = {"call_id": _encode(columns.tool_call_id), "output": _output(columns, is_ours=True)}
+        yield MadeItem(0, kind, _plain_source(kind, "tool", status, has_call=columns.tool_call_id is not None), values)
+        return
+    calls = elements_of(columns.tool_calls) if columns.role == "assistant" else []
+    made = list(_make_calls(calls, status, 0 if columns.content is None else 1))
+    if not made or not (columns.content is None or bytes(columns.content) in {_EMPTY_TEXT, _NO_PARTS}):
+        values = {"content": _parts(columns, is_ours=True)}
+        yield MadeItem(0, "message", _plain_source("message", columns.role, status), values)
+    yield from made
+
+
+def _make_calls(calls: list[Raw], status: Status, first: int) -> Iterator[MadeItem]:
+    for place, raw in enumerate(calls, first):
+        call = call_of(raw)
+        if call is None:
+            continue
+        arguments = b'"{}"' if call.arguments is None else bytes(call.arguments)
+        if not is_a(Raw(arguments), b'"'):
+            arguments = _encode(arguments.decode())
+        values = {"call_id": _encode(call.id), "name": _encode(call.name), "arguments": arguments}
+        yield MadeItem(place, "function_call", _plain_source("function_call", "assistant", status), values)
+
+
+@cache
+def _plain_source(kind: str, role: Role, status: Status, *, has_call: bool = True) -> bytes:
+    """The source of an item of which nothing is special."""
+    members = {
+        "message": {"role": _encode(role), "content": _NULL},
+        "function_call": {"call_id": _NULL, "name": _NULL, "arguments": _NULL},
+        "function_call_output": {"call_id": _NULL, "output": _NULL} if has_call else {"output": _NULL},
+    }[kind]
+    whole = {"id": _NULL, "type": _encode(kind), **members, "status": _encode(status)}
+    return write_object(whole.items())
+
+
+def write_object(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """A JSON object."""
+    return b"{%b}" % b",".join(b"%b:%b" % (_encode(name), value) for name, value in members)
+
+
+def part_kinds(columns: Columns) -> list[str]:
+    """The types of the content's parts."""
+    is_parts = columns.content is not None and is_a(columns.content, b"[")
+    return [shape.type for shape in _SHAPES.decode(columns.content)] if columns.content and is_parts else []
+
+
+def _output(columns: Columns, *, is_ours: bool) -> bytes:
+    if columns.content is None:
+        return _EMPTY_TEXT
+    if is_a(columns.content, b'"'):
+        return bytes(columns.content)
+    return _complete(columns.content, "input_text", is_ours=is_ours)
+
+
+def _parts(columns: Columns, *, is_ours: bool) -> bytes:
+    kind = "output_text" if columns.role == "assistant" else "input_text"
+    if columns.content is None:
+        return _NO_PARTS
+    if is_a(columns.content, b'"'):
+        return _TEXT_PARTS[kind] % bytes(columns.content)
+    return _complete(columns.content, kind, is_ours=is_ours)
+
+
+_TEXT_PARTS = {
+    "input_text": b'[{"type":"input_text","text":%b}]',
+    "output_text": b'[{"type":"output_text","text":%b,"annotations":[],"logprobs":[]}]',
+}
+
+
+def _complete(parts: Raw, text_kind: str, *, is_ours: bool) -> bytes:
+    """Parts with what typed clients demand; those of Chat Completions as they are called here."""
+    shapes = _SHAPES.decode(parts)
+    if not any((is_ours and shape.type in OUR_PARTS) or _missing(shape) for shape in shapes):
+        return bytes(parts)
+    written = (
+        _complete_part(raw, shape, text_kind, is_ours=is_ours)
+        for raw, shape in zip(elements_of(parts), shapes, strict=True)
     )
-    if entry.source is not None:
-        return [_item(message, 0, *_fill(columns, _MEMBERS.decode(entry.source)))]
-    return [_item(message, index, kind, members) for index, kind, members in _make(columns)]
+    return b"[%b]" % b",".join(written)
+
+
+def _missing(shape: _Shape) -> bool:
+    given = (getattr(shape, name) for name in _PART_DEFAULTS.get(shape.type, ()))
+    return any(value is UNSET or bytes(value) == _NULL for value in given)
+
+
+def _complete_part(raw: Raw, shape: _Shape, text_kind: str, *, is_ours: bool) -> bytes:
+    members, kind, part = members_of(raw), shape.type, bytes(raw)
+    if is_ours and kind in OUR_PARTS:
+        members = _rename(kind, members, text_kind)
+        kind = text_of(members["type"]) or ""
+        part = write_object((name, bytes(value)) for name, value in members.items())
+    defaults = _PART_DEFAULTS.get(kind, {})
+    if any(name in members and bytes(members[name]) == _NULL for name in defaults):
+        given = {name: bytes(value) for name, value in members.items()}
+        whole = {name: defaults.get(name, value) if value == _NULL else value for name, value in given.items()}
+        part = write_object(whole.items())
+    missing = [(name, value) for name, value in defaults.items() if name not in members]
+    return b"%b,%b" % (part[:-1], write_object(missing)[1:]) if missing else part
+
+
+def _rename(kind: str, members: Mapping[str, Raw], text_kind: str) -> Mapping[str, Raw]:
+    if kind == "text" and is_a(members.get("text"), b'"'):
+        return {**members, "type": Raw(_encode(text_kind))}
+    if kind == "image_url":
+        image = members_of(members.get("image_url"))
+        url = image.get("url", members.get("image_url"))
+        if url is not None and is_a(url, b'"'):
+            detail = {"detail": image["detail"]} if "detail" in image else {}
+            return {"type": Raw(b'"input_image"'), "image_url": url, **detail}
+    if kind == "file" and (file := members_of(members.get("file"))):
+        return {"type": Raw(b'"input_file"'), **file}
+    return members
 
 
 def entry_of(conversation_id: UUID, message: IncomingMessage, appended: AppendedMessage) -> Entry:
@@ -427,134 +392,3 @@ def parse_computed_id(item_id: str, conversation_id: UUID) -> ItemPlace | None:
     found = _COMPUTED_ID.fullmatch(item_id)
     seq = MessageIds(conversation_id).seq(str(UUID(found[1]))) if found else None
     return ItemPlace(seq, int(found[2], 16)) if found and seq is not None else None
-
-
-def _item(message: Message, index: int, kind: str, members: Members) -> Item:
-    if message.client_id is not None and index == 0:
-        item_id = message.client_id
-    else:
-        item_id = f"{_PREFIXES.get(kind, _ANY_PREFIX)}_{message.id.replace('-', '')}{index:04x}"
-    return Item(item_id, kind, index, Raw(_object(_complete(item_id, kind, members))))
-
-
-def _complete(item_id: str, kind: str, members: Members) -> Members:
-    """With its id and type, and with what typed clients demand."""
-    given = {"id": _encode(item_id), "type": _encode(kind)}
-    defaults = _DEFAULTS.get(kind, {})
-    names = {name for name, _ in members}
-    whole = [(name, value) for name, value in given.items() if name not in names]
-    for name, value in members:
-        if name == "id" or value == _NULL:
-            value = given.get(name) or defaults.get(name, value)  # noqa: PLW2901  # the member, filled in
-        whole.append((name, value))
-    return whole + [(name, value) for name, value in defaults.items() if name not in names]
-
-
-def _object(members: Iterable[tuple[str, bytes]]) -> bytes:
-    return b"{%b}" % b",".join(b"%b:%b" % (_encode(name), value) for name, value in members)
-
-
-def _fill(columns: _Columns, source: dict[str, Raw]) -> tuple[str, Members]:
-    """The type and the members of an item that came, from its source and what of it stands in a column."""
-    if not source:
-        source = _MEMBERS.decode(elements_of(columns.tool_calls or columns.content)[0])
-        hole, payload = None, b""
-    else:
-        hole, payload = _payload_of(columns, source)
-    kind = text_of(source.get("type")) or "message"
-    members = [(name, payload if name == hole else bytes(value)) for name, value in source.items()]
-    return kind, members
-
-
-def _payload_of(columns: _Columns, source: dict[str, Raw]) -> tuple[str, bytes]:
-    hole = _HOLES[text_of(source.get("type")) or "message"]
-    if hole == "arguments":
-        function = members_of(members_of(elements_of(columns.tool_calls)[0])["function"])
-        return hole, bytes(function["arguments"])
-    if hole == "content":
-        return hole, _list_parts(columns, is_ours=False)
-    return hole, _output(columns, is_ours=False)
-
-
-def _make(columns: _Columns) -> Iterator[tuple[int, str, Members]]:
-    """The place, type and members of each item that the columns alone make."""
-    status = ("status", _STATUSES.get(columns.status, _INCOMPLETE))
-    if columns.role == "tool":
-        call_id = [("call_id", _encode(columns.tool_call_id))] if columns.tool_call_id is not None else []
-        yield 0, "function_call_output", [*call_id, ("output", _output(columns, is_ours=True)), status]
-        return
-    calls = elements_of(columns.tool_calls) if columns.role == "assistant" else []
-    made = list(_make_calls(calls, status, 0 if columns.content is None else 1))
-    if not made or not (columns.content is None or bytes(columns.content) in {_EMPTY_TEXT, _NOTHING}):
-        parts = ("content", _list_parts(columns, is_ours=True))
-        yield 0, "message", [("role", _encode(columns.role)), parts, status]
-    yield from made
-
-
-def _make_calls(calls: list[Raw], status: tuple[str, bytes], first: int) -> Iterator[tuple[int, str, Members]]:
-    for place, raw in enumerate(calls, first):
-        call = call_of(raw)
-        if call is None:
-            continue
-        arguments = b'"{}"' if call.arguments is None else bytes(call.arguments)
-        if not is_a(Raw(arguments), b'"'):
-            arguments = _encode(arguments.decode())
-        named = [("call_id", _encode(call.id)), ("name", _encode(call.name))]
-        yield place, "function_call", [*named, ("arguments", arguments), status]
-
-
-def _output(columns: _Columns, *, is_ours: bool) -> bytes:
-    if columns.content is None:
-        return _EMPTY_TEXT
-    if is_a(columns.content, b'"'):
-        return bytes(columns.content)
-    return _join(_part(raw, "input_text", is_ours=is_ours) for raw in elements_of(columns.content))
-
-
-def _list_parts(columns: _Columns, *, is_ours: bool) -> bytes:
-    kind = "output_text" if columns.role == "assistant" else "input_text"
-    if columns.content is not None and is_a(columns.content, b'"'):
-        return _join([_text_part(kind, bytes(columns.content))])
-    return _join(_part(raw, kind, is_ours=is_ours) for raw in _parts_of(columns.content))
-
-
-def _parts_of(content: Raw | None) -> list[Raw]:
-    return elements_of(content) if content is not None and is_a(content, b"[") else []
-
-
-def _join(parts: Iterable[bytes]) -> bytes:
-    return b"[%b]" % b",".join(parts)
-
-
-def _text_part(kind: str, text: bytes) -> bytes:
-    return _object([("type", _encode(kind)), ("text", text), *_PART_DEFAULTS.get(kind, {}).items()])
-
-
-def _kind_of_part(raw: Raw) -> str | None:
-    return text_of(members_of(raw).get("type"))
-
-
-def _part(raw: Raw, text_kind: str, *, is_ours: bool) -> bytes:
-    """A part with what typed clients demand; one of Chat Completions as it is called here."""
-    members, part = members_of(raw), bytes(raw)
-    kind = text_of(members.get("type")) or ""
-    if is_ours and kind in _OUR_PARTS:
-        members = _rename(kind, members, text_kind)
-        kind = text_of(members["type"]) or ""
-        part = _object((name, bytes(value)) for name, value in members.items())
-    missing = [(name, value) for name, value in _PART_DEFAULTS.get(kind, {}).items() if name not in members]
-    return b"%b,%b" % (part[:-1], _object(missing)[1:]) if missing else part
-
-
-def _rename(kind: str, members: Mapping[str, Raw], text_kind: str) -> Mapping[str, Raw]:
-    if kind == "text" and is_a(members.get("text"), b'"'):
-        return {**members, "type": Raw(_encode(text_kind))}
-    if kind == "image_url":
-        image = members_of(members.get("image_url"))
-        url = image.get("url", members.get("image_url"))
-        if url is not None and is_a(url, b'"'):
-            detail = {"detail": image["detail"]} if "detail" in image else {}
-            return {"type": Raw(b'"input_image"'), "image_url": url, **detail}
-    if kind == "file" and (file := members_of(members.get("file"))):
-        return {"type": Raw(b'"input_file"'), **file}
-    return members

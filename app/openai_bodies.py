@@ -12,7 +12,7 @@ from msgspec.json import Decoder
 from app.context import text_of
 from app.errors import Flaw, InvalidInput
 from app.identifiers import parse_uuid
-from app.items import parse_items
+from app.new_items import parse_items
 from app.payloads import IncomingMessage, parse_object, parse_query
 from app.wire.openai import (
     METADATA_NAME_CHARACTERS,

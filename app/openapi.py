@@ -115,6 +115,10 @@ class Operation(Struct, kw_only=True, frozen=True):
     events: Mapping[str, type[Struct]] = {}
     """The types of an event stream's data by the events' names."""
 
+    def __deepcopy__(self, _memo: object) -> "Operation":
+        """Itself: Litestar copies what handlers say, which takes a sixth of the time to make an application."""
+        return self
+
 
 def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
     """The OpenAPI 3.1 document of all handlers that carry an Operation."""
@@ -303,6 +307,7 @@ _PATH_PARAMETERS: dict[str, Json] = {
     "key": {**_described(_schema(Key)), "example": "default"},
     "session_id": {**_described(_schema(SessionId)), "example": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"},
     "openai_conversation_id": {**_described(_schema(OpenaiId)), "example": "conv_0192a4c87c1e7d3a9f003f1c5a2b7e10"},
+    "model_name": {"description": "The model's `id`.", "schema": {"type": "string"}, "example": "echo"},
     "item_id": {
         "description": "The item's `id`.",
         "schema": {"type": "string"},

@@ -1,13 +1,17 @@
 """One PostgreSQL for the run, a migrated template in it, and a database of its own for each test.
 
+The next test's database is made, and the last one's dropped, while a test runs.
+
 `--pg=15` takes Debian's PostgreSQL 15 in place of the embedded 18; `--pgbouncer` puts a PgBouncer between the service
 and the server, while the tests' own connections and migrations go past it.
 """
 
 import asyncio
+import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -55,6 +59,17 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--pgbouncer needs PgBouncer: install Debian's pgbouncer")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Schemathesis takes seconds to collect what only `-m faults` runs."""
+    is_left_out = config.getoption("markexpr") == "not faults" and collection_path.name == "test_schemathesis.py"
+    return is_left_out or None
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what was collected stays: a tenth of the time would go into looking at it
+
+
 @pytest.fixture(scope="session")
 def server(pytestconfig: pytest.Config) -> Iterator[EmbeddedServer]:
     with ExitStack() as stack:
@@ -90,13 +105,46 @@ def blank(server: EmbeddedServer) -> Iterator[DatabaseUrl]:
     run_sql(server.url(), "DROP DATABASE {} WITH (FORCE)", name)
 
 
+class Clones:
+    """Databases that are copies of the template, one of them always made ahead."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+        self._worker = ThreadPoolExecutor(1)
+        self._next = self._worker.submit(self._create)
+        self._dropped: list[Future[None]] = []
+
+    def take(self) -> str:
+        ready, self._next = self._next, self._worker.submit(self._create)
+        return ready.result()
+
+    def drop(self, name: str) -> None:
+        self._dropped.append(self._worker.submit(run_sql, self._server.url(), "DROP DATABASE {} WITH (FORCE)", name))
+
+    def close(self) -> None:
+        self._worker.shutdown()
+        for dropped in self._dropped:
+            dropped.result()
+
+    def _create(self) -> str:
+        name = f"test_{next(_numbers)}"
+        run_sql(self._server.url(), "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, TEMPLATE)
+        return name
+
+
+@pytest.fixture(scope="session")
+def clones(template: EmbeddedServer) -> Iterator[Clones]:
+    clones = Clones(template)
+    yield clones
+    clones.close()
+
+
 @pytest.fixture
-def url(template: EmbeddedServer) -> Iterator[DatabaseUrl]:
+def url(template: EmbeddedServer, clones: Clones) -> Iterator[DatabaseUrl]:
     """A migrated, empty database."""
-    name = f"test_{next(_numbers)}"
-    run_sql(template.url(), "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, TEMPLATE)
+    name = clones.take()
     yield template.url(name)
-    run_sql(template.url(), "DROP DATABASE {} WITH (FORCE)", name)
+    clones.drop(name)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from app.database_url import DatabaseUrl
 from app.problems import PROBLEMS, title_of, type_of
 from app.queries import Conn
 from app.settings import Settings
+from tests.node_clients import needs_npm_packages, run_node
 from tests.processes import VERBATIM, Service, new_data_dir, serving
 
 ROOT = Path(__file__).parent.parent
@@ -32,12 +33,21 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```sh {kind}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return scripts(f"sh {kind}")
+
+
+def scripts(language: str, part: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    _, after = README.split(f"\n## {title}\n")
+    return after.split("\n## ")[0]
 
 
 def test_every_command_is_of_a_kind_that_is_tried_here() -> None:
     kinds = re.findall(r"^```(\S.*)$", README, re.MULTILINE)
-    assert set(kinds) == {"sh make", "sh tour", "sh keys", "sh docker", "sql", "python", "html"}
+    assert set(kinds) == {"sh make", "sh tour", "sh keys", "sh docker", "sql", "python", "html", "js"}
 
 
 def test_the_make_targets_exist() -> None:
@@ -124,13 +134,37 @@ def key_of(home: Path) -> str:
 
 def test_three_calls_from_python_tell_the_history(checkout: tuple[Path, Service]) -> None:
     home, service = checkout
-    (script,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (script,) = scripts("python", section("In an app"))
     environment = {"VERBATIM": service.wait_for_address(), "KEY": key_of(home)}
     for _ in range(2):  # the second time it is a replay
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.stdout.endswith("user: What is a monad?\nassistant: A burrito.\n"), done.stderr
+        assert done.stdout.endswith(TALK), done.stderr
         assert done.stdout.count("monad") == 1
+
+
+TALK = "user: What is a monad?\nassistant: A burrito.\n"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_openai_client_from_python_tells_the_history(checkout: tuple[Path, Service], number: int) -> None:
+    home, service = checkout
+    script = scripts("python", section("OpenAI clients"))[number]
+    strict = script.replace("OpenAI(base_url", "OpenAI(_strict_response_validation=True, base_url")
+    assert strict != script
+    environment = {"VERBATIM": service.wait_for_address(), "KEY": key_of(home)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", strict], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == TALK, done.stderr
+
+
+@needs_npm_packages
+def test_an_openai_client_from_node_tells_the_history(checkout: tuple[Path, Service]) -> None:
+    home, service = checkout
+    (script,) = scripts("js")
+    done = run_node("--input-type=module", "-e", script, VERBATIM=service.wait_for_address(), KEY=key_of(home))
+    assert done.stdout == TALK, done.stderr
 
 
 TYPE = r"""
@@ -151,7 +185,7 @@ TYPE = r"""
 @pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="NO CHROMIUM: the README's page is not tried")
 async def test_the_page_chats_in_a_browser(checkout: tuple[Path, Service], tmp_path: Path) -> None:
     home, service = checkout
-    (page,) = re.findall(r"^```html\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (page,) = scripts("html")
     headers = {"Authorization": f"Bearer {key_of(home)}"}
     async with httpx.AsyncClient(base_url=service.wait_for_address(), headers=headers, timeout=30) as verbatim:
         made = (await verbatim.put("/v1/conversations/by-key/default")).json()
@@ -195,7 +229,7 @@ def test_the_container_commands_name_what_there_is() -> None:
 async def test_a_role_behind_a_pooler_gets_the_limits_of_a_session(
     url: DatabaseUrl, settings: Settings, connection: Conn
 ) -> None:
-    (script,) = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (script,) = scripts("sql")
     await connection.execute("CREATE ROLE reader LOGIN")
     try:
         await connection.execute(script.replace("ROLE verbatim", "ROLE reader"))

@@ -287,9 +287,9 @@ async def test_a_killed_replica_loses_at_most_what_was_said_in_a_flush_interval(
         replicas = [start(), start()]
         addresses = [service.wait_for_address() for service in replicas]
         clients = [api(address, key) for address in addresses]
-        for number in range(20):
+        for number in range(10):
             place = number % 2
-            readers = [ReplyReader(await new_conversation(clients[place]), f"{number} {turn}") for turn in range(3)]
+            readers = [ReplyReader(await new_conversation(clients[place]), f"{number} {turn}") for turn in range(6)]
             full = {}
             for reader in readers:
                 full[reader.question] = words_of(rng, 40)

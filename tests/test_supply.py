@@ -1,5 +1,6 @@
 """What is installed is what was locked; what runs in the container is little and may do little."""
 
+import json
 import re
 from pathlib import Path
 
@@ -22,11 +23,22 @@ def test_every_requirement_is_locked_to_hashes(name: str) -> None:
     assert "://" not in text
 
 
+def test_every_package_of_npm_is_locked_to_a_hash_and_to_no_address() -> None:
+    lock = json.loads((ROOT / "tests" / "node" / "package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert {"node_modules/openai", "node_modules/@openai/agents"} <= packages.keys()
+    for name, package in packages.items():
+        assert package["integrity"].startswith("sha512-"), name
+        assert "resolved" not in package, name
+
+
 def test_all_that_installs_demands_the_hashes() -> None:
     for name in ("Makefile", "Dockerfile"):
         for line in (ROOT / name).read_text().splitlines():
             if "pip install" in line:
                 assert "--require-hashes" in line or "--no-deps --no-build-isolation --editable ." in line, line
+            if "/npm " in line:
+                assert "/npm ci " in line or "--package-lock-only" in line, line
 
 
 def test_the_container_is_an_ordinary_user_without_pip_on_a_read_only_file_system() -> None:

@@ -312,7 +312,7 @@ class OpenaiController(Controller):
     ) -> Response[bytes]:
         """Get an item."""
         parse_openai_query(request.scope["query_string"], IncludeQuery)
-        conversation_id, own_id = _read_id(openai_conversation_id), _read_item_id(item_id)
+        conversation_id, own_id = _read_id(openai_conversation_id), _read_last(item_id)
         async with database.connection() as connection:
             found = await find_item(connection, caller.owner.id, conversation_id, own_id)
         if found is None:
@@ -336,7 +336,7 @@ class OpenaiController(Controller):
     ) -> Response[bytes]:
         """Delete an item; the answer is the conversation that it was in."""
         parse_openai_query(request.scope["query_string"], Nothing)
-        conversation_id, own_id = _read_id(openai_conversation_id), _read_item_id(item_id)
+        conversation_id, own_id = _read_id(openai_conversation_id), _read_last(item_id)
         async with database.connection(lane=(caller.owner.id, conversation_id)) as connection:
             if not await delete_item(connection, caller.owner.id, conversation_id, own_id):
                 raise _no_item(own_id)
@@ -353,13 +353,27 @@ class OpenaiController(Controller):
         parse_openai_query(request.scope["query_string"], Nothing)
         return answer(OpenaiModelList(data=[OpenaiModel(id=writers.model_name)]))
 
+    @get(
+        "/models/{model_name:path}",
+        operation_id="getModel",
+        opt={"operation": Operation(answers={200: OpenaiModel}, errors=(errors.NotFound,))},
+    )
+    async def get_model(
+        self, request: ApiRequest, model_name: FromPath[str], writers: NamedDependency[Writers]
+    ) -> Response[bytes]:
+        """Get a model: the configured one, or the built-in responder."""
+        parse_openai_query(request.scope["query_string"], Nothing)
+        if _read_last(model_name) != writers.model_name:
+            raise Refusal("There is no such model here.", code="model_not_found", param="model", status=404)
+        return answer(OpenaiModel(id=writers.model_name))
+
 
 def _replay_headers(*, is_replay: bool) -> dict[str, str] | None:
     return {"Idempotent-Replay": "true"} if is_replay else None
 
 
-def _read_item_id(text: str) -> str:
-    """The id at the end of a path, in which Litestar leaves the slash before it."""
+def _read_last(text: str) -> str:
+    """What stands at the end of a path, in which Litestar leaves the slash before it."""
     return text.removeprefix("/")
 
 
