@@ -11,8 +11,6 @@ from app.embedded import EmbeddedServer
 from tests.node_clients import needs_npm_packages, run_node
 from tests.openai_door import Door, asynchronous_client_of, client_of, open_door
 
-pytestmark = pytest.mark.skip(reason="POST /openai/v1/responses is not here yet")
-
 
 def echo(text: str) -> str:
     """What the built-in responder says to it."""

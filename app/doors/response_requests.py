@@ -9,7 +9,7 @@ from msgspec.json import Decoder
 from app.asking import Asked
 from app.context import elements_of, members_of, text_of
 from app.errors import Flaw, InvalidInput
-from app.items import parse_items
+from app.new_items import parse_items
 from app.openai_bodies import parse_metadata
 from app.openai_errors import Refusal
 from app.payloads import IncomingMessage, depth_of, parse_object
