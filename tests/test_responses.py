@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from itertools import count
 from typing import Any
 
 import httpx
@@ -13,9 +14,11 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response
 
 from app.database_url import DatabaseUrl
+from app.embedded import EmbeddedServer
+from app.identifiers import owner_id_of
 from app.queries import Conn
 from app.settings import Settings
-from tests.conftest import NewKey, contents, new_conversation
+from tests.conftest import TEMPLATE, NewKey, contents, new_conversation, run_sql
 from tests.live import Event, Replica, read_events, replica
 from tests.model_server import (
     Drop,
@@ -40,17 +43,39 @@ USAGE = {
 ADD = {"type": "function", "name": "add", "description": "Adds.", "parameters": {"type": "object"}, "strict": False}
 
 
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def url(template: EmbeddedServer) -> Iterator[DatabaseUrl]:
+    """One database for all: each test is a user of its own."""
+    run_sql(template.url(), "CREATE DATABASE responses TEMPLATE {} STRATEGY FILE_COPY", TEMPLATE)
+    yield template.url("responses")
+    run_sql(template.url(), "DROP DATABASE responses WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def one_model() -> Iterator[ModelServer]:
     with model_server() as server:
         yield server
 
 
 @pytest.fixture
-def settings(settings: Settings, model: ModelServer) -> Settings:
-    return replace(
-        settings,
-        model_base_url=model.url,
+def model(one_model: ModelServer) -> Iterator[ModelServer]:
+    one_model.requests.clear()
+    one_model._scripts.clear()
+    one_model._loop.call_soon_threadsafe(one_model._released.clear)
+    yield one_model
+    one_model.release()
+
+
+@pytest.fixture(scope="module")
+def settings(one_model: ModelServer) -> Settings:
+    return Settings(
+        pool_size=20,
+        acquire_timeout_seconds=20,
+        allow_unsafe_database=True,
+        model_base_url=one_model.url,
         model_name="scripted",
         model_timeout_seconds=5,
         reply_flush_seconds=0.02,
@@ -59,7 +84,7 @@ def settings(settings: Settings, model: ModelServer) -> Settings:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def here(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Replica]:
     async with replica(settings, url) as made:
         yield made
@@ -67,7 +92,7 @@ async def here(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Replica]:
 
 @pytest.fixture
 async def key(new_key: NewKey) -> str:
-    return await new_key(user="alice")
+    return await new_key(user=f"alice-{next(_numbers)}")
 
 
 @pytest.fixture
@@ -427,8 +452,11 @@ async def test_only_ones_own_ended_response_can_be_gone_on_from(
 
 
 async def test_what_is_not_stored_leaves_not_a_row(
-    client: AsyncOpenAI, alice: httpx.AsyncClient, model: ModelServer, connection: Conn
+    here: Replica, new_key: NewKey, model: ModelServer, connection: Conn
 ) -> None:
+    user = f"carol-{next(_numbers)}"
+    key = await new_key(user=user)
+    client, alice = official(here, key), here.client(key)
     conversation = await client.conversations.create(
         items=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hello."}]
     )
@@ -436,9 +464,15 @@ async def test_what_is_not_stored_leaves_not_a_row(
     first = await client.responses.create(input="1")
 
     async def rows() -> dict[str, list[Any]]:
-        tables = await connection.fetch("SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'")
-        names = [row["name"] for row in tables if row["name"] != "service_keys"]
-        return {name: await connection.fetch(f"SELECT * FROM {name} AS t ORDER BY t::text") for name in names}
+        columns = "SELECT table_name FROM information_schema.columns WHERE column_name = 'owner_id'"
+        names = ["owners", *(row["table_name"] for row in await connection.fetch(columns))]
+        return {
+            name: await connection.fetch(
+                f"SELECT * FROM {name} AS t WHERE {'id' if name == 'owners' else 'owner_id'} = $1 ORDER BY t::text",
+                owner_id_of("acme", user),
+            )
+            for name in names
+        }
 
     before = await rows()
     call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
@@ -458,21 +492,25 @@ async def test_what_is_not_stored_leaves_not_a_row(
     called = await client.responses.create(input="6", store=False, tools=[ADD])
     assert called.output[0].type == "function_call"
     assert await rows() == before
+    assert all(before[name] for name in ("owners", "conversations", "messages", "replies"))
     again = await alice.post(PATH, json={"input": "x", "previous_response_id": made.id})
     assert failure(again)[1] == "previous_response_not_found"
+    await client.close()
+    await alice.aclose()
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
 async def test_who_leaves_ends_a_response_that_is_not_stored(
-    here: Replica, key: str, model: ModelServer, *, is_streamed: bool
+    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer, *, is_streamed: bool
 ) -> None:
     model.answers([Send(chunk({"content": "Wait"})), Hang()])
-    async with here.client(key) as client:
+    before = model.open_count
+    async with replica(settings, url) as own, own.client(key) as client:
         with pytest.raises(httpx.ReadTimeout):
             await client.post(PATH, json={"input": "x", "store": False, "stream": is_streamed}, timeout=0.5)
-    async with asyncio.timeout(5):
-        while model.open_count:  # noqa: ASYNC110  # the model server is in another thread
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(5):
+            while model.open_count > before:  # noqa: ASYNC110  # the model server is in another thread
+                await asyncio.sleep(0.02)
 
 
 async def test_a_problem_of_the_model_ends_a_response_that_is_not_stored(
@@ -565,19 +603,21 @@ async def test_a_silent_stream_says_that_it_is_there(
 
 
 async def test_a_stream_that_must_end_before_its_response_says_so(
-    here: Replica, client: AsyncOpenAI, model: ModelServer
+    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer
 ) -> None:
     model.answers([Send(chunk({"content": "Wait"})), Hang()])
-    async for event in await client.responses.create(input="x", stream=True):
-        if event.type == "response.output_text.delta":
-            here.drain.is_draining = True
+    async with replica(settings, url) as going, official(going, key) as client:
+        async for event in await client.responses.create(input="x", stream=True):
+            if event.type == "response.output_text.delta":
+                going.drain.is_draining = True
+        model.release()
     assert (event.type, event.code) == ("error", "server_error")
-    model.release()
 
 
 async def test_a_process_makes_only_so_many_responses(
     settings: Settings, url: DatabaseUrl, key: str, model: ModelServer
 ) -> None:
+    before = model.open_count
     async with replica(replace(settings, reply_limit=1), url) as small, small.client(key) as client:
         for store in (False, True):
             model.answers([Send(chunk({"content": "Wait"})), Hang()])
@@ -587,7 +627,7 @@ async def test_a_process_makes_only_so_many_responses(
                     full = await client.post(PATH, json={"input": "x", "store": other})
                     assert failure(full)[0] == 503
             async with asyncio.timeout(5):
-                while model.open_count and not store:  # noqa: ASYNC110  # the model server is in another thread
+                while model.open_count > before and not store:  # noqa: ASYNC110  # the model server is in another thread
                     await asyncio.sleep(0.02)
         model.release()
 
