@@ -508,7 +508,7 @@ async def test_who_leaves_ends_a_response_that_is_not_stored(
     async with replica(settings, url) as own, own.client(key) as client:
         with pytest.raises(httpx.ReadTimeout):
             await client.post(PATH, json={"input": "x", "store": False, "stream": is_streamed}, timeout=0.5)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(3):
             while model.open_count > before:  # noqa: ASYNC110  # the model server is in another thread
                 await asyncio.sleep(0.02)
 

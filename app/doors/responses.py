@@ -246,11 +246,11 @@ def _read_conversation_id(text: str) -> UUID:
 
 
 def _absent(conversation: str) -> NotFound:
-    return NotFound(f"Conversation with id '{conversation}' not found.")
+    return NotFound(f"Conversation with id '{conversation[:64]}' not found.")
 
 
 def _no_previous(previous_id: str | None) -> Refusal:
-    message = f"Previous response with id '{previous_id}' not found."
+    message = f"Previous response with id '{(previous_id or '')[:64]}' not found."
     return Refusal(message, code="previous_response_not_found", param="previous_response_id")
 
 
