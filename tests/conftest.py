@@ -139,12 +139,37 @@ def clones(template: EmbeddedServer) -> Iterator[Clones]:
     clones.close()
 
 
+def is_sharing(request: pytest.FixtureRequest) -> bool:
+    """Whether the tests of a file share one application and its database, each with a tenant of its own."""
+    marks = request.node.get_closest_marker
+    return marks("shares_app") is not None and marks("own_app") is None
+
+
 @pytest.fixture
-def url(template: EmbeddedServer, clones: Clones) -> Iterator[DatabaseUrl]:
-    """A migrated, empty database."""
+def own_url(template: EmbeddedServer, clones: Clones) -> Iterator[DatabaseUrl]:
     name = clones.take()
     yield template.url(name)
     clones.drop(name)
+
+
+@pytest.fixture(scope="module")
+def shared_url(template: EmbeddedServer, clones: Clones) -> Iterator[DatabaseUrl]:
+    name = clones.take()
+    yield template.url(name)
+    clones.drop(name)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> DatabaseUrl:
+    """A migrated database, empty unless it is shared."""
+    url: DatabaseUrl = request.getfixturevalue("shared_url" if is_sharing(request) else "own_url")
+    return url
+
+
+@pytest.fixture
+def tenant(request: pytest.FixtureRequest) -> str:
+    """The tenant of the test's keys."""
+    return f"acme-{next(_numbers)}" if is_sharing(request) else "acme"
 
 
 @pytest.fixture
@@ -155,16 +180,19 @@ async def connection(url: DatabaseUrl) -> AsyncIterator[Conn]:
     await connection.close()
 
 
+PATIENT = Settings(
+    pool_size=20,
+    queue_limit=10_000,
+    acquire_timeout_seconds=20,
+    request_timeout_seconds=60,
+    allow_unsafe_database=True,
+)
+"""A test asks for more at once than a service should answer."""
+
+
 @pytest.fixture
 def settings() -> Settings:
-    """Patient: a test asks for more at once than a service should answer."""
-    return Settings(
-        pool_size=20,
-        queue_limit=10_000,
-        acquire_timeout_seconds=20,
-        request_timeout_seconds=60,
-        allow_unsafe_database=True,
-    )
+    return PATIENT
 
 
 @asynccontextmanager
@@ -186,9 +214,21 @@ async def running(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Litesta
 
 
 @pytest.fixture
-async def app(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Litestar]:
+async def own_app(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Litestar]:
     async with running(settings, url) as app:
         yield app
+
+
+@pytest.fixture(scope="module")
+async def shared_app(shared_url: DatabaseUrl) -> AsyncIterator[Litestar]:
+    async with running(PATIENT, shared_url) as app:
+        yield app
+
+
+@pytest.fixture
+def app(request: pytest.FixtureRequest) -> Litestar:
+    app: Litestar = request.getfixturevalue("shared_app" if is_sharing(request) else "own_app")
+    return app
 
 
 def client_of(app: Litestar, key: str | None = None, **headers: str) -> httpx.AsyncClient:
@@ -203,10 +243,11 @@ NewKey = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-def new_key(connection: Conn) -> NewKey:
-    """Makes a key: of the tenant `acme` and no user unless the test says otherwise."""
+def new_key(connection: Conn, tenant: str) -> NewKey:
+    """Makes a key: of the test's tenant and no user unless the test says otherwise."""
+    own = tenant
 
-    async def make(tenant: str = "acme", user: str | None = None, *, is_admin: bool = False) -> str:
+    async def make(tenant: str = own, user: str | None = None, *, is_admin: bool = False) -> str:
         key = service_keys.new_key()
         await service_keys.create_service_key(connection, key, tenant, user, is_admin=is_admin)
         return key

@@ -7,6 +7,8 @@ from httpx import AsyncClient
 from app.queries import Conn
 from tests.conftest import append, contents, new_conversation, problem
 
+pytestmark = pytest.mark.shares_app
+
 KEY = {"Idempotency-Key": "turn-1"}
 
 

@@ -25,6 +25,8 @@ from app.wire.messages import Message, Version
 from tests.conftest import contents, new_conversation, problem
 from tests.providers import Json, calls_of, id_of, judge_anthropic, judge_native, judge_openai
 
+pytestmark = pytest.mark.shares_app
+
 FORMATS = ("native", "openai", "anthropic")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIGHT = 10_000_000
@@ -584,6 +586,7 @@ async def test_an_empty_conversation_has_an_empty_context(alice: AsyncClient) ->
         assert (answer["messages"], answer["first_seq"], answer["cut"], answer["system"]) == ([], None, None, None)
 
 
+@pytest.mark.own_app
 async def test_a_context_before_a_seq_knows_nothing_of_what_follows(alice: AsyncClient, connection: Conn) -> None:
     path = await new_conversation(alice, messages=TALK)
     owner_id, conversation_id = owner_id_of("acme", "alice"), UUID(path.rpartition("/")[2])

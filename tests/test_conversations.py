@@ -8,6 +8,8 @@ from app.queries import Conn
 from app.stores import purges
 from tests.conftest import append, contents, new_conversation, problem
 
+pytestmark = pytest.mark.shares_app
+
 HOME = "/v1/conversations"
 
 
@@ -238,6 +240,7 @@ async def test_past_its_window_nothing_is_restored(alice: AsyncClient, connectio
     assert problem(await alice.post(f"{path}/restore")) == "not-found"
 
 
+@pytest.mark.own_app
 async def test_a_purge_erases_now(alice: AsyncClient, connection: Conn) -> None:
     path = await new_conversation(alice, ["x", "y"])
     assert (await alice.delete(path, params={"purge": "true"})).status_code == 204
@@ -246,6 +249,7 @@ async def test_a_purge_erases_now(alice: AsyncClient, connection: Conn) -> None:
     assert problem(await alice.post(f"{path}/restore")) == "not-found"
 
 
+@pytest.mark.own_app
 async def test_a_purge_finds_the_deleted_too(alice: AsyncClient, connection: Conn) -> None:
     path = await new_conversation(alice, ["x"])
     await alice.delete(path)
@@ -264,6 +268,7 @@ async def test_a_purge_of_a_stale_list_spares_what_was_made_anew(alice: AsyncCli
     assert await contents(alice, path) == ["new"]
 
 
+@pytest.mark.own_app
 async def test_purge_erases_only_what_is_past_its_window(alice: AsyncClient, connection: Conn) -> None:
     gone, kept = await new_conversation(alice, ["a"]), await new_conversation(alice, ["b", "c"])
     await alice.delete(gone)
@@ -353,6 +358,7 @@ async def listed(client: AsyncClient, **params: object) -> list[str]:
         params["after"] = page["next_cursor"]
 
 
+@pytest.mark.own_app
 async def test_pages_of_the_list_neither_repeat_nor_skip_within_and_over_minutes(
     alice: AsyncClient, connection: Conn
 ) -> None:

@@ -5,6 +5,8 @@ from app.pages import PAGE_LIMIT_BYTES
 from app.queries import Conn
 from tests.conftest import append, contents, new_conversation, problem
 
+pytestmark = pytest.mark.shares_app
+
 MEMBERS = [
     "id", "client_id", "conversation_id", "seq", "role", "content", "tool_calls", "tool_call_id", "name",
     "audio_files", "function_calls", "model", "usage", "status", "metadata", "revision", "created_at", "updated_at",
@@ -256,6 +258,7 @@ async def test_times_never_go_backwards_against_seq(alice: AsyncClient, connecti
     assert (await alice.get(path)).json()["updated_at"] == times[-1]
 
 
+@pytest.mark.own_app
 async def test_counters_count_visible_messages_by_role(alice: AsyncClient, connection: Conn) -> None:
     path = await new_conversation(alice)
     roles = ["user", "assistant", "tool", "system", "developer", "user"]
@@ -270,6 +273,7 @@ async def test_counters_count_visible_messages_by_role(alice: AsyncClient, conne
     assert list(row) == [1, 1, 2, 1, 1]
 
 
+@pytest.mark.own_app
 async def test_reported_tokens_are_summed(alice: AsyncClient, connection: Conn) -> None:
     path = await new_conversation(alice)
     usages = [

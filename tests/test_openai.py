@@ -19,6 +19,8 @@ from tests.conftest import NewKey, client_of, new_conversation
 from tests.live import events_of, replica
 from tests.model_server import DONE, Hang, ModelServer, Send, chunk, model_server
 
+pytestmark = pytest.mark.shares_app
+
 HOME = "/openai/v1/conversations"
 Json = dict[str, Any]
 
@@ -554,6 +556,7 @@ async def test_a_turn_is_listed_when_its_reply_is_finished(carol: httpx.AsyncCli
     assert found[-1] == behind
 
 
+@pytest.mark.own_app
 async def test_items_added_while_one_is_deleted_are_kept(alice: httpx.AsyncClient, connection: Conn) -> None:
     path = await made(alice, said("first", id="first"))
     adding = [alice.post(f"{path}/items", json={"items": [said(str(n)), said("x")]}) for n in range(6)]
