@@ -124,8 +124,6 @@ def render_openai_error(problem: DomainError, _request_id: str) -> Answer:
     kind = "server_error" if parts.status >= _SERVER_ERROR else "invalid_request_error"
     body = ErrorBody(message=parts.message, type=kind, param=parts.param, code=parts.code)
     headers = {"Content-Type": "application/json", **headers_of(problem)}
-    if isinstance(problem, errors.ModelFailed | errors.ModelUnavailable):
-        headers["x-should-retry"] = "false"  # what was said is kept: again, it would be said twice
     return Answer(parts.status, headers, msgspec.json.encode(ErrorEnvelope(error=body)))
 
 
