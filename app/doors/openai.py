@@ -226,7 +226,7 @@ class OpenaiController(Controller):
         conversation_id = _read_id(openai_conversation_id)
         async with database.connection(lane=(caller.owner.id, conversation_id)) as connection:
             await conversations.delete_conversation(connection, caller.owner.id, conversation_id, None)
-        return answer(DeletedOpenaiConversation(id=openai_id(conversation_id)))
+        return answer(DeletedOpenaiConversation(id=openai_id(conversation_id), deleted=True))
 
     @post(
         "/conversations/{openai_conversation_id:str}/items",
@@ -351,7 +351,7 @@ class OpenaiController(Controller):
     async def list_models(self, request: ApiRequest, writers: NamedDependency[Writers]) -> Response[bytes]:
         """List the models: the configured one, or the built-in responder."""
         parse_openai_query(request.scope["query_string"], Nothing)
-        return answer(OpenaiModelList(data=[OpenaiModel(id=writers.model_name)]))
+        return answer(OpenaiModelList(data=[OpenaiModel(id=writers.model_name, created=0, owned_by="verbatim")]))
 
 
 def _replay_headers(*, is_replay: bool) -> dict[str, str] | None:
