@@ -143,7 +143,7 @@ _MESSAGE_STATUSES: dict[str, Status] = {
 _INCOMPLETE = b'"incomplete"'
 _NULL, _NOTHING, _EMPTY_TEXT = b"null", b"[]", b'""'
 
-_OWN_ID = re.compile(r"[!-~]{1,128}")
+_OWN_ID = re.compile(r"(?!/+\Z)[!-~]{1,128}")  # slashes alone end no path
 _COMPUTED_ID = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{4,8})")
 _MEMBERS = Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode

@@ -231,7 +231,7 @@ ANALYZE messages;
 """
 
 
-@pytest.mark.parametrize("name", ["append_message", "append_messages", "find_message_seq", "list_stored"])
+@pytest.mark.parametrize("name", ["append_message", "append_messages", "find_item", "find_message_seq", "list_stored"])
 def test_a_taller_index_is_read_all_the_same(database: Database, name: str) -> None:
     with database.transaction(force_rollback=True):
         database.execute(CROWD)
@@ -367,6 +367,11 @@ CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
     "a message": ("get_message", of_conversation(seq=5), {CONVERSATION, SEQ}),
     "a client id": ("find_message_seq", of_conversation(client_id="client-9"), {CLIENT_ID}),
     "an unknown client id": ("find_message_seq", of_conversation(client_id="nobody"), {CLIENT_ID}),
+    "an item": ("find_item", of_conversation(client_id="client-9"), {CLIENT_ID}),
+    "a deleted item": ("find_item", of_conversation(client_id="client-7"), {CLIENT_ID}),
+    "an unknown item": ("find_item", of_conversation(client_id="nobody"), {CLIENT_ID}),
+    "a released id of an item": ("release_item_id", of_conversation(seq=7), {SEQ}),
+    "the id of an item that is there": ("release_item_id", of_conversation(seq=5), {SEQ}),
     "an append": ("append_message", message, APPEND),
     "an append with a key": ("append_message", lambda scale: message(scale, append_key="new"), APPEND),
     "an append with a client id": (

@@ -1,6 +1,7 @@
 """The door of OpenAI's clients: its Conversations API, on the conversations and messages that all doors share."""
 
 from functools import partial
+from urllib.parse import unquote
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, post
@@ -306,13 +307,12 @@ class OpenaiController(Controller):
         self,
         request: ApiRequest,
         openai_conversation_id: FromPath[str],
-        item_id: FromPath[str],
         caller: NamedDependency[Caller],
         database: NamedDependency[Database],
     ) -> Response[bytes]:
         """Get an item."""
         parse_openai_query(request.scope["query_string"], IncludeQuery)
-        conversation_id, own_id = _read_id(openai_conversation_id), _read_item_id(item_id)
+        conversation_id, own_id = _read_id(openai_conversation_id), _read_item_id(request)
         async with database.connection() as connection:
             found = await find_item(connection, caller.owner.id, conversation_id, own_id)
         if found is None:
@@ -330,13 +330,12 @@ class OpenaiController(Controller):
         self,
         request: ApiRequest,
         openai_conversation_id: FromPath[str],
-        item_id: FromPath[str],
         caller: NamedDependency[Caller],
         database: NamedDependency[Database],
     ) -> Response[bytes]:
         """Delete an item; the answer is the conversation that it was in."""
         parse_openai_query(request.scope["query_string"], Nothing)
-        conversation_id, own_id = _read_id(openai_conversation_id), _read_item_id(item_id)
+        conversation_id, own_id = _read_id(openai_conversation_id), _read_item_id(request)
         async with database.connection(lane=(caller.owner.id, conversation_id)) as connection:
             if not await delete_item(connection, caller.owner.id, conversation_id, own_id):
                 raise _no_item(own_id)
@@ -358,9 +357,9 @@ def _replay_headers(*, is_replay: bool) -> dict[str, str] | None:
     return {"Idempotent-Replay": "true"} if is_replay else None
 
 
-def _read_item_id(text: str) -> str:
-    """The id at the end of a path, in which Litestar leaves the slash before it."""
-    return text.removeprefix("/")
+def _read_item_id(request: ApiRequest) -> str:
+    """The id at the end of the path as it came: Litestar's own parameter lacks some of its slashes."""
+    return unquote(request.scope["raw_path"].decode("ascii", "replace")).partition("/items/")[2]
 
 
 def _no_item(item_id: str) -> Refusal:

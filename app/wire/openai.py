@@ -57,9 +57,8 @@ class NewItem(Struct, kw_only=True, frozen=True):
         Annotated[
             str,
             Meta(
-                min_length=1,
                 max_length=128,
-                pattern="^[!-~]*$",
+                pattern="^/*[!-.0-~][!-~]*$",
                 description="Unique in its conversation. Default: one is made.",
                 examples=["rs_68af4030baa48193b0b43b4c2a176a1a"],
             ),
@@ -69,7 +68,10 @@ class NewItem(Struct, kw_only=True, frozen=True):
     type: Annotated[str, Meta(min_length=1, description="Default: `message`.", examples=["message"])] | None = None
     role: Annotated[
         object,
-        Meta(description="Of a message, which must have it: `user`, `assistant`, `system` or `developer`.", examples=["user"]),
+        Meta(
+            description="Of a message, which must have it: `user`, `assistant`, `system` or `developer`.",
+            examples=["user"],
+        ),
     ] = None
     content: Annotated[
         object,
@@ -106,8 +108,8 @@ class IncludeQuery(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
         Annotated[
             list[Include],
             Meta(
-                description="What OpenAI leaves out unless asked for it. Here everything that is kept comes anyway. May "
-                "be repeated, also as `include[]`."
+                description="What OpenAI leaves out unless asked. Here everything that is kept comes anyway. May come "
+                "many times, also as `include[]`."
             ),
         ]
         | None
