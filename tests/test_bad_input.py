@@ -61,7 +61,8 @@ PARAMETERS = {
     "item_id": "first",
 }
 ABSENT = re.compile(
-    r"Conversation with id '(.*)' not found\.|(?:Item with|No item found with) id '(.*)'(?: not found in conversation\.)?",
+    r"Conversation with id '(.*)' not found\.|Item with id '(.*)' not found in conversation\."
+    r"|No item found with id '(.*)'",
     re.DOTALL,
 )
 """What the door of OpenAI's clients says of an id in a path, or in `after`, as OpenAI does."""
