@@ -588,6 +588,48 @@ def test_a_roll_up_works_on_its_batch(database: Database, case: str, mode: str) 
     assert buffers_of(plan) <= pages
 
 
+ELSEWHERE = {
+    # over a whole conversation, or all that a purge finds
+    "delete_conversation",
+    "delete_reply_chunks",
+    "fork_conversation",
+    "list_expired_conversations",
+    "list_expired_messages",
+    "list_lapsed_replies",
+    "update_conversation_days",
+    # one row by the whole of its key
+    "create_conversation",
+    "create_owner_days",
+    "create_reply",
+    "expire_conversation",
+    "get_version",
+    "lock_conversation",
+    "update_conversation",
+    "update_medians",
+    # of the service itself
+    "advance_rollup",
+    "claim_rollup",
+    "create_service_key",
+    "find_migration_record",
+    "finish_rollup",
+    "get_durability",
+    "get_rolled_up_at",
+    "get_service_key",
+    "get_time",
+    "list_applied_migrations",
+    "list_service_keys",
+    "probe_conversations",
+    "revoke_service_key",
+    "touch_service_key",
+}
+"""The statements without a row above: their plan for all parameters is looked at, or they have a test of their own."""
+
+
+def test_every_other_statement_has_a_row() -> None:
+    tried = {name for name, *_ in (*CASES.values(), *ROLLUPS.values())}
+    assert TEXTS.keys() - tried == ELSEWHERE
+
+
 # The rule itself
 
 
