@@ -61,7 +61,7 @@ _MESSAGE_STATUSES: dict[str, Status] = {
     "in_progress": "incomplete",  # nobody here goes on with it
 }
 _NULL = b"null"
-_OWN_ID = re.compile(r"[!-~]{1,128}")
+_OWN_ID = re.compile(r"(?!/+\Z)[!-~]{1,128}")  # slashes alone end no path
 _MEMBERS = Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 

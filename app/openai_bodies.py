@@ -19,6 +19,7 @@ from app.wire.openai import (
     METADATA_PAIRS,
     METADATA_VALUE_CHARACTERS,
     Include,
+    IncludeQuery,
     NewItems,
     NewOpenaiConversation,
     OpenaiConversationChange,
@@ -93,7 +94,9 @@ def _check_pair(name: str, value: Raw) -> None:
 
 
 def parse_openai_query(query: bytes, struct: type[T]) -> T:
-    """A query whose `include` may come many times, with brackets or without. Raises InvalidInput."""
+    """A query whose `include`, if it has one, may come many times, with brackets or without. Raises InvalidInput."""
+    if not issubclass(struct, IncludeQuery):
+        return parse_query(query, struct)
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
         included = [value for name, value in pairs if _INCLUDE.fullmatch(name)]

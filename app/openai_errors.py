@@ -101,6 +101,11 @@ def status_at(path: str, error: type[DomainError]) -> int:
     return _ANSWERS[error][0] if error in _ANSWERS and is_openai(path) else status_of(error)
 
 
+def example_of(error: type[DomainError]) -> ErrorEnvelope:
+    """An envelope of this error, as a client may meet it."""
+    return _envelope_of(_EXAMPLES[error] if error in _EXAMPLES else _parts_of_kind(error, None))
+
+
 def answer_openai_error(request: Request[object, object, State], error: Exception) -> Response[bytes]:
     """The answer to a request that raised, in the envelope of OpenAI's errors."""
     if type(error) is errors.NotFound and error.detail is None and "openai_conversation_id" in request.path_params:
@@ -121,10 +126,13 @@ def render_of(scope: HTTPScope) -> Render:
 def render_openai_error(problem: DomainError, _request_id: str) -> Answer:
     """The envelope of an error."""
     parts = _parts_of(problem)
-    kind = "server_error" if parts.status >= _SERVER_ERROR else "invalid_request_error"
-    body = ErrorBody(message=parts.message, type=kind, param=parts.param, code=parts.code)
     headers = {"Content-Type": "application/json", **headers_of(problem)}
-    return Answer(parts.status, headers, msgspec.json.encode(ErrorEnvelope(error=body)))
+    return Answer(parts.status, headers, msgspec.json.encode(_envelope_of(parts)))
+
+
+def _envelope_of(parts: _Parts) -> ErrorEnvelope:
+    kind = "server_error" if parts.status >= _SERVER_ERROR else "invalid_request_error"
+    return ErrorEnvelope(error=ErrorBody(message=parts.message, type=kind, param=parts.param, code=parts.code))
 
 
 def _parts_of(problem: DomainError) -> _Parts:
@@ -132,11 +140,15 @@ def _parts_of(problem: DomainError) -> _Parts:
         return _Parts(problem.status, problem.detail or "", problem.code, problem.param)
     if type(problem) is InvalidInput and problem.flaws:
         return _of_flaw(problem.flaws[0])
-    status, code, param = _ANSWERS.get(type(problem), (None, None, None))
+    return _parts_of_kind(type(problem), problem.detail)
+
+
+def _parts_of_kind(kind: type[DomainError], detail: str | None) -> _Parts:
+    status, code, param = _ANSWERS.get(kind, (None, None, None))
     if status is None:
-        status, name = PROBLEMS[type(problem)]
+        status, name = PROBLEMS[kind]
         code = name.replace("-", "_")
-    return _Parts(status, problem.detail or title_of(type(problem)), code, param)
+    return _Parts(status, detail or title_of(kind), code, param)
 
 
 def _of_flaw(flaw: Flaw) -> _Parts:
@@ -154,3 +166,9 @@ def _param_of(pointer: str) -> str:
         name = step.replace("~1", "/").replace("~0", "~")
         param += f"[{name}]" if param and _PLAIN_NAME.fullmatch(name) else f".{name}" if param else name
     return param
+
+
+_EXAMPLES = {
+    InvalidInput: _of_flaw(Flaw(parameter="limit", message="expected `integer` <= 100")),
+    errors.NotFound: _Parts(404, _absent("conv_0192a4c87c1e7d3a9f003f1c5a2b7e10"), None, None),
+}

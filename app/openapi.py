@@ -15,10 +15,10 @@ from msgspec import Struct
 
 from app import errors, sse
 from app.errors import DomainError
-from app.openai_errors import is_openai, status_at
+from app.openai_errors import example_of, is_openai, status_at
 from app.problems import PROBLEMS, InternalError, Problem, title_of, type_of
 from app.wire.conversations import ConversationId, Key
-from app.wire.openai import ErrorEnvelope, OpenaiId
+from app.wire.openai import ErrorEnvelope, NewItem
 from app.wire.sessions import SessionId
 
 Json = dict[str, object]
@@ -38,7 +38,8 @@ A request acts for one owner: the tenant of the key or token, and its user. `Aut
 key or a JWT; with a key that is bound to no user, `X-User-Id` names the user. What belongs to another owner is
 answered like what does not exist. Operations on a tenant as a whole want one of its admin keys, and no user.
 
-Every error is `application/problem+json` (RFC 9457) with one of these types:
+Under `/openai/v1` every error is `application/json` in the envelope of OpenAI's errors. Everywhere else it is
+`application/problem+json` (RFC 9457) with one of these types:
 
 """
 
@@ -52,7 +53,7 @@ _HEADERS: dict[str, Json] = {
     "Idempotency-Key": {
         "description": "Marks the request, so that repeating it does it once: 1-255 visible ASCII characters, bare or "
         "quoted. The same request again is answered with what the first one made and `Idempotent-Replay: true`; "
-        "another body with the same key is a 422.",
+        "another body with the same key is refused.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]*$"},
         "example": "7f3a2c1e-turn-1",
     },
@@ -133,7 +134,7 @@ def build_document(routes: Sequence[BaseRoute], version: str) -> Json:
     types: list[object] = [kind for operation in operations for kind in operation.body]
     types += [kind for operation in operations for kind in operation.answers.values() if kind is not None]
     types += [kind for operation in operations for kind in operation.events.values()]
-    _, schemas = msgspec.json.schema_components([*types, Problem, ErrorEnvelope], ref_template=REF)
+    _, schemas = msgspec.json.schema_components([*types, Problem, ErrorEnvelope, NewItem], ref_template=REF)
     paths: dict[str, Json] = defaultdict(dict)
     for path, handler in sorted(handlers, key=lambda pair: (pair[0], min(pair[1].http_methods))):
         for method in sorted(handler.http_methods):
@@ -233,8 +234,9 @@ def _tidy(value: Json) -> Json:
         schema["format"] = "int64"
     if "enum" in schema:
         schema.setdefault("type", "string")
-        if len(_list(schema["enum"])) == 1:
-            (schema["const"],) = _list(schema.pop("enum"))
+        values = _list(schema["enum"])
+        if len(values) == 1:
+            schema = {name: part for name, part in schema.items() if name != "enum"} | {"const": values[0]}
     for name, member in _object(schema.get("properties")).items():
         if name.endswith("_at") and not {"integer", "number"} & _types(_object(member)):
             _object(member)["format"] = "date-time"
@@ -306,7 +308,11 @@ _PATH_PARAMETERS: dict[str, Json] = {
     },
     "key": {**_described(_schema(Key)), "example": "default"},
     "session_id": {**_described(_schema(SessionId)), "example": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"},
-    "openai_conversation_id": {**_described(_schema(OpenaiId)), "example": "conv_0192a4c87c1e7d3a9f003f1c5a2b7e10"},
+    "openai_conversation_id": {
+        "description": "The conversation's `id`: `conv_` and 32 hex digits. The native API's is understood, too.",
+        "schema": {"type": "string", "pattern": "^conv_[0-9a-f]{32}$|^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"},
+        "example": "conv_0192a4c87c1e7d3a9f003f1c5a2b7e10",
+    },
     "model_name": {"description": "The model's `id`.", "schema": {"type": "string"}, "example": "echo"},
     "item_id": {
         "description": "The item's `id`.",
@@ -350,8 +356,8 @@ def _responses(path: str, operation: Operation, common_errors: Sequence[type[Dom
     for error in dict.fromkeys(possible):
         by_status[status_at(path, error)].append(error)
     for status, kinds in sorted(by_status.items()):
-        content = _envelope_content() if is_openai(path) else _problem_content(status, kinds)
-        responses[str(status)] = {**_error_response(kinds), "content": content}
+        describe = _envelope_response if is_openai(path) else _problem_response
+        responses[str(status)] = {"headers": _error_headers(kinds), **describe(status, kinds)}
     return responses
 
 
@@ -375,34 +381,42 @@ _REASONS = {
 }
 
 
-def _error_response(kinds: list[type[DomainError]]) -> Json:
+def _error_headers(kinds: list[type[DomainError]]) -> Json:
     names = ["x-request-id"]
     names += ["Retry-After"] if errors.Unavailable in kinds else []
     names += ["WWW-Authenticate"] if errors.InvalidCredentials in kinds else []
+    return _answer_headers(names)
+
+
+def _envelope_response(_status: int, kinds: list[type[DomainError]]) -> Json:
     return {
-        "description": " Or: ".join(f"`{type_of(kind)}`: {title_of(kind)}" for kind in kinds),
-        "headers": _answer_headers(names),
+        "description": " Or: ".join(map(title_of, kinds)),
+        "content": {
+            "application/json": {
+                "schema": {"$ref": REF.format(name="ErrorEnvelope")},
+                "examples": {PROBLEMS[kind][1]: {"value": msgspec.to_builtins(example_of(kind))} for kind in kinds},
+            }
+        },
     }
 
 
-def _envelope_content() -> Json:
-    return {"application/json": {"schema": {"$ref": REF.format(name="ErrorEnvelope")}}}
-
-
-def _problem_content(status: int, kinds: list[type[DomainError]]) -> Json:
+def _problem_response(status: int, kinds: list[type[DomainError]]) -> Json:
     return {
-        "application/problem+json": {
-            "schema": {"$ref": REF.format(name="Problem")},
-            "examples": {
-                PROBLEMS[kind][1]: {
-                    "value": {
-                        "type": type_of(kind),
-                        "title": title_of(kind),
-                        "status": status,
-                        "request_id": "5f0c8e1d2a9b4c7e",
+        "description": " Or: ".join(f"`{type_of(kind)}`: {title_of(kind)}" for kind in kinds),
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": REF.format(name="Problem")},
+                "examples": {
+                    PROBLEMS[kind][1]: {
+                        "value": {
+                            "type": type_of(kind),
+                            "title": title_of(kind),
+                            "status": status,
+                            "request_id": "5f0c8e1d2a9b4c7e",
+                        }
                     }
-                }
-                for kind in kinds
-            },
-        }
+                    for kind in kinds
+                },
+            }
+        },
     }

@@ -12,11 +12,12 @@ WHERE
     AND client_id = :client_id;
 
 -- name: release_item_id(owner_id, conversation_id, seq)
--- The conversation is locked, the item deleted: another one may bring the id.
+-- The conversation is locked, the item deleted: another one may bring the id. IS TRUE keeps the
+-- planner off the index over all owners' deleted_at.
 UPDATE messages
 SET client_id = NULL
 WHERE
     owner_id = :owner_id
     AND conversation_id = :conversation_id
     AND seq = :seq
-    AND deleted_at IS NOT NULL;
+    AND (deleted_at > '-infinity') IS TRUE;

@@ -25,9 +25,11 @@ from app.database_url import DatabaseUrl, parse_database_url
 from app.embedded import EmbeddedServer
 from app.identifiers import MessageIds, owner_id_of, response_id
 from app.main import create_app
-from app.openai_bodies import openai_id
+from app.openai_bodies import openai_id, parse_openai_id
+from app.openai_errors import PREFIX, example_of, is_openai, status_at
 from app.openapi import build_document
 from app.pages import Position, decode_cursor, encode_cursor
+from app.problems import error_named
 from app.queries import Conn
 from app.settings import Settings
 from app.stores import service_keys
@@ -37,6 +39,7 @@ from tests.test_stats import roll_up
 from tests.test_tokens import EC, jwk, token
 
 HOME = "/v1/conversations"
+UUID_FORM = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SECRET = "what-alice-said-and-nobody-else-may-read"
 OTHER_EC = ec.generate_private_key(ec.SECP256R1())
 JWT_SETTINGS = {"jwt_issuer": "https://gate", "jwt_audience": "verbatim", "jwt_tenant_claim": "org"}
@@ -64,6 +67,8 @@ class Things(Struct, frozen=True, kw_only=True):
 
     conversation: str
     message: str
+    item: str
+    """The second message of the conversation, as the door of OpenAI's clients calls it."""
     deleted: str
     outlived: str
     """A deleted conversation whose key another has taken."""
@@ -83,15 +88,22 @@ class Things(Struct, frozen=True, kw_only=True):
     def masked(self, text: str) -> str:
         """A text without what makes it of one owner, one second or one random id."""
         for name in self.__struct_fields__:
-            if name != "revision":
-                text = text.replace(getattr(self, name) or "\0", f"<{name}>")
+            value = str(getattr(self, name)) if name != "revision" else ""
+            text = text.replace(value or "\0", f"<{name}>")
+            if re.fullmatch(UUID_FORM, value):
+                text = text.replace(UUID(value).hex, f"<{name}>")
         text = re.sub(r"bob-\d{6}", "<user>", text)
         text = re.sub(r'(?<="duration_seconds":)[\de.-]+', "<seconds>", text)
-        text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", text)
+        text = re.sub(r'(?<="created_at":)\d{10}\b', "<time>", text)
+        text = re.sub(rf"{UUID_FORM}|(?<=_)[0-9a-f]{{32}}(?=([0-9a-f]{{4}})?\b)", "<id>", text)
         text = re.sub(r"(?m)^id: \d{16}$", "id: <time>", text)
         text = re.sub(r"\b([a-z]+)_[0-9a-f]{32,42}\b", r"<\1 id>", text)
         text = re.sub(r'(?<=ed_at":)\d+(\.\d+)?', "<time>", text)
         return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>", text)
+
+
+def item_of(conversation: str) -> str:
+    return f"msg_{UUID(MessageIds(UUID(conversation)).of(2)).hex}0000"
 
 
 def things_of(whose: str, number: int) -> Things:
@@ -101,6 +113,7 @@ def things_of(whose: str, number: int) -> Things:
     return Things(
         conversation=conversation,
         message=MessageIds(UUID(conversation)).of(1),
+        item=item_of(conversation),
         deleted=deleted,
         outlived=outlived,
         asked=asked,
@@ -145,6 +158,14 @@ def of_reply(its: Things) -> dict[str, str]:
 
 def of_session(its: Things) -> dict[str, str]:
     return {"session_id": its.conversation}
+
+
+def openai_conversation(conversation: str, **path: str) -> dict[str, str]:
+    return {"openai_conversation_id": openai_id(UUID(conversation)), **path}
+
+
+def items(content: str, **members: str) -> dict[str, object]:
+    return {"items": [{"role": "user", "content": content, **members}]}
 
 
 def version(its: Things) -> dict[str, str]:
@@ -327,6 +348,59 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
         Ask(body={"input": "x"}, headers={"Idempotency-Key": its.request_key}),
         Ask(body={"input": "x", "conversation": openai_id(UUID(its.deleted))}, is_gone=True),
     ],
+    "createOpenaiConversation": lambda its: [
+        Ask(body={"metadata": {"said": its.said}}, headers={"Idempotency-Key": its.request_key}),
+        Ask(body=items(its.said, id=its.client_id), is_gone=True),  # an id names an item of one conversation
+        Ask(body=items(its.said, id=its.item), is_gone=True),
+    ],
+    "listOpenaiConversations": lambda its: [
+        Ask(),
+        Ask(query={"after": its.cursor}),
+        Ask(query={"after": openai_id(UUID(its.conversation))}),
+        Ask(query={"after": its.conversation}),
+        Ask(query={"after": openai_id(UUID(its.deleted))}, is_gone=True),
+    ],
+    "getOpenaiConversation": lambda its: [
+        Ask(path=openai_conversation(its.conversation)),
+        Ask(path={"openai_conversation_id": its.conversation}),
+        Ask(path=openai_conversation(its.deleted), is_gone=True),
+    ],
+    "updateOpenaiConversation": lambda its: [
+        Ask(path=openai_conversation(its.conversation), body={"metadata": None}),
+        Ask(path=openai_conversation(its.deleted), body={"metadata": {"said": "x"}}, is_gone=True),
+    ],
+    "deleteOpenaiConversation": lambda its: [
+        Ask(path=openai_conversation(its.conversation)),
+        Ask(path=openai_conversation(its.deleted), is_gone=True),
+    ],
+    "createItems": lambda its: [
+        Ask(path=openai_conversation(its.conversation), body=items("x")),
+        Ask(path=openai_conversation(its.conversation), body=items(its.said, id=its.client_id)),
+        Ask(path=openai_conversation(its.conversation), body=items(its.said, id=its.item)),
+        Ask(path=openai_conversation(its.asked), body=items(its.said), headers={"Idempotency-Key": its.append_key}),
+        Ask(path=openai_conversation(its.asked), body=items("x"), headers={"Idempotency-Key": its.append_key}),
+        Ask(path=openai_conversation(its.deleted), body=items(its.said, id=its.client_id), is_gone=True),
+    ],
+    "listItems": lambda its: [
+        Ask(path=openai_conversation(its.conversation)),
+        Ask(path=openai_conversation(its.conversation), query={"order": "asc", "limit": "1"}),
+        Ask(path=openai_conversation(its.conversation), query={"after": its.client_id}),
+        Ask(path=openai_conversation(its.conversation), query={"after": its.item, "order": "asc"}),
+        Ask(path=openai_conversation(its.deleted), is_gone=True),
+        Ask(path=openai_conversation(its.deleted), query={"after": its.client_id}, is_gone=True),
+    ],
+    "getItem": lambda its: [
+        Ask(path=openai_conversation(its.conversation, item_id=its.client_id)),
+        Ask(path=openai_conversation(its.conversation, item_id=its.item)),
+        Ask(path=openai_conversation(its.deleted, item_id=its.client_id), is_gone=True),
+    ],
+    "deleteItem": lambda its: [
+        Ask(path=openai_conversation(its.conversation, item_id=its.client_id)),
+        Ask(path=openai_conversation(its.conversation, item_id=its.item)),
+        Ask(path=openai_conversation(its.deleted, item_id=its.client_id), is_gone=True),
+    ],
+    "listModels": lambda _: [Ask(is_gone=True)],  # it names nothing
+    "getModel": lambda _: [Ask(path={"model_name": "echo"}, is_gone=True)],
 }
 """How each operation is asked for somebody's things. A new operation needs a row, with a request for each way in which
 it can be told what to work on: in its path, query, headers, body."""
@@ -335,10 +409,10 @@ it can be told what to work on: in its path, query, headers, body."""
 def names_one(operation: str, what: Ask) -> bool:
     """Whether a request names a conversation that must be there."""
     body = what.body if isinstance(what.body, dict) else {}
+    is_behind_one = operation == "listOpenaiConversations" and parse_openai_id(what.query.get("after", "")) is not None
+    is_within_one = "conversation_id}" in OPERATIONS[operation][1]
     named = {**what.path, **what.query, **body}
-    return "{conversation_id}" in OPERATIONS[operation][1] or not named.keys().isdisjoint(
-        {"session_id", "conversation"}
-    )
+    return is_within_one or is_behind_one or not named.keys().isdisjoint({"session_id", "conversation"})
 
 
 def previous_of(what: Ask) -> object:
@@ -353,8 +427,8 @@ WITHIN_ONE = [name for name in FOR_USERS if all(names_one(name, what) for what i
 async def settle(client: AsyncClient, its: Things, secret: str) -> Things:
     """Makes the things, by a client that has nothing yet; they say the secret wherever text is kept."""
 
-    async def send(method: str, path: str, body: object = None, **headers: str) -> Any:
-        answer = await client.request(method, f"{HOME}{path}", json=body, headers=headers)
+    async def send(method: str, path: str, body: object = None, home: str = HOME, **headers: str) -> Any:
+        answer = await client.request(method, f"{home}{path}", json=body, headers=headers)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
@@ -376,8 +450,11 @@ async def settle(client: AsyncClient, its: Things, secret: str) -> Things:
     await send("POST", "", {"id": its.asked})
     await send("POST", f"/{its.asked}/replies", {"messages": [message(content=secret)]})
     keyed = {"Idempotency-Key": its.request_key}
-    assert (await client.post("/chat", json={"query": secret}, headers=keyed)).status_code == 200
-    assert (await client.post("/openai/v1/responses", json={"input": secret}, headers=keyed)).status_code == 200
+    await send("POST", "/chat", {"query": secret}, home="", **keyed)
+    await send("POST", "/responses", {"input": secret}, home=PREFIX, **keyed)
+    await send("POST", "/conversations", {"metadata": {"said": its.said}}, home=PREFIX, **keyed)
+    keyed = {"Idempotency-Key": its.append_key}
+    await send("POST", f"/conversations/{its.asked}/items", items(its.said), home=PREFIX, **keyed)
     archived = await send("POST", "", said)
     await send("PATCH", f"/{archived['id']}", {"archived": True})
     page = await send("GET", "?limit=1")
@@ -545,23 +622,27 @@ async def test_who_is_not_let_in_learns_and_changes_nothing(world: World, operat
     await refuses(world, operation, expected, headers_of(world.keys))
 
 
-def name_of(text: str) -> str:
-    """What an error is called, in the words of the native API."""
-    body = json.loads(text)
-    if "error" in body:
-        return str(body["error"]["code"]).replace("_", "-").replace("invalid-api-key", "invalid-credentials")
-    return str(body["type"]).rpartition(":")[2]
+def named(answer: Answer) -> tuple[int, str]:
+    """The status of a refusal, and what it is called there."""
+    body = json.loads(answer[2])
+    return answer[0], body["error"]["code"] if "error" in body else body["type"].rpartition(":")[2]
+
+
+def as_answered_by(operation: str, status: int, problem: str) -> tuple[int, str | None]:
+    """A problem's status and name, in the words of the door to which the operation belongs."""
+    path, error = OPERATIONS[operation][1], error_named(problem)
+    assert error is not None
+    return (status_at(path, error), example_of(error).error.code) if is_openai(path) else (status, problem)
 
 
 async def refuses(world: World, operation: str, expected: tuple[int, str], headers: dict[str, str]) -> None:
-    """Asks for what is hers and for what is nobody's, which is refused in the same way, and changes nothing."""
-    before = await world.contents()
+    """Asks in each way for what is hers, and once for what is nobody's: all are refused alike, and change nothing."""
+    before, rows = await world.contents(), ROWS[operation]
     async with client_of(world.app, **headers) as client:
-        for whose in (world.hers, nobodys(world.hers)):
-            answers = [await ask(client, operation, what) for what in ROWS[operation](whose)]
-            problems = {(answer[0], name_of(answer[2])) for answer in answers}
-            assert problems == {expected}
-            assert len({str(answer) for answer in answers}) == 1
+        asked = [*rows(world.hers), rows(nobodys(world.hers))[0]]
+        answers = [await ask(client, operation, what) for what in asked]
+    assert {named(answer) for answer in answers} == {as_answered_by(operation, *expected)}
+    assert len({str(answer) for answer in answers}) == 1
     assert await world.contents() == before
 
 
@@ -666,7 +747,11 @@ async def test_what_is_anothers_is_not_in_a_conversation_of_ones_own(world: Worl
 
 ALIKE = replace(HERS, said="twins--words")
 REVERSED = replace(
-    ALIKE, conversation=HERS.deleted, deleted=HERS.conversation, message=MessageIds(UUID(HERS.deleted)).of(1)
+    ALIKE,
+    conversation=HERS.deleted,
+    deleted=HERS.conversation,
+    message=MessageIds(UUID(HERS.deleted)).of(1),
+    item=item_of(HERS.deleted),
 )
 
 
@@ -689,7 +774,9 @@ async def test_whoever_has_things_of_the_same_names_is_as_if_alone(world: World,
             same = masked(await ask(client, operation, row(nothing)[place]), nothing)
             is_found = "what-the-twin-said" in str(answers[-1]) or answers[-1] != same
             assert is_found != row(own)[place].is_gone or operation == "streamOwnerEvents"  # it names times
-    alone, alike, reverse = zip(*[iter(answers)] * len(row(HERS)), strict=True)
+    if operation == "streamOwnerEvents":  # what a new stream tells of the last seconds is a matter of milliseconds
+        answers = [sorted(set(answer[2].split("\n\n"))) for answer in answers[1::2]]
+    alone, alike, reverse = zip(*[iter(answers)] * (len(answers) // 3), strict=True)
     assert alike == alone
     assert reverse == alone
     assert await world.contents(*owners) == before
@@ -785,6 +872,7 @@ async def knock(app: Litestar, method: str, target: str, **headers: str) -> tupl
 def tricks(operation: str, key: str) -> Iterator[str]:
     """Targets that mean the operation's path, an open one, or both."""
     names = {"session_id": HERS.conversation, "message_id": HERS.message, "key": HERS.key}
+    names |= openai_conversation(HERS.conversation, item_id=HERS.client_id)
     path = OPERATIONS[operation][1].format(conversation_id=HERS.conversation, **names)
     yield path
     yield from (mangle(path) for mangle in MANGLED.values())

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from time import perf_counter
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 import pytest
@@ -18,20 +18,54 @@ from app.database_url import parse_database_url
 from app.embedded import EmbeddedServer
 from app.identifiers import MessageIds
 from app.main import create_app
+from app.openai_errors import PREFIX, example_of, is_openai, status_at
 from app.openapi import build_document
-from app.problems import PROBLEMS
+from app.problems import PROBLEMS, error_named
 from app.queries import Conn
 from app.settings import Settings
 from app.stores import service_keys
 from tests.conftest import TEMPLATE, client_of, run_sql, running
 
 HOME = "/v1/conversations"
+DOOR = f"{PREFIX}/conversations"
 CONVERSATION = "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"
 UNKNOWN = "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e11"
 MESSAGE = MessageIds(UUID(CONVERSATION)).of(1)
 CANARY = "canary-5d1f-what-the-client-said"
+CODES = {
+    "invalid_input",
+    "invalid_value",
+    "invalid_type",
+    "invalid_json",
+    "missing_required_parameter",
+    "unknown_parameter",
+    "unsupported_parameter",
+    "empty_array",
+    "array_above_max_length",
+    "string_above_max_length",
+    "integer_below_min_value",
+    "integer_above_max_value",
+    "object_above_max_properties",
+    "property_name_above_max_length",
+}
+"""What may be wrong with a request at the door of OpenAI's clients, beside what has a problem of its own."""
 STATUSES = {name: status for status, name in PROBLEMS.values()}
-PARAMETERS = {"conversation_id": CONVERSATION, "session_id": CONVERSATION, "message_id": "first", "key": "fresh"}
+OPENAI_CONVERSATION = f"conv_{CONVERSATION.replace('-', '')}"
+ITEM = f"msg_{MESSAGE.replace('-', '')}0000"
+PARAMETERS = {
+    "conversation_id": CONVERSATION,
+    "session_id": CONVERSATION,
+    "message_id": "first",
+    "key": "fresh",
+    "openai_conversation_id": OPENAI_CONVERSATION,
+    "item_id": "first",
+}
+ABSENT = re.compile(
+    r"Conversation with id '(.*)' not found\.|Item with id '(.*)' not found in conversation\."
+    r"|No item found with id '(.*)'",
+    re.DOTALL,
+)
+"""What the door of OpenAI's clients says of an id in a path, or in `after`, as OpenAI does."""
 INNER_WORDS = re.compile(
     r"(?i:asyncpg|postgres|psycopg|msgspec|litestar|uvicorn|python|traceback|exception|sqlstate|codec|<class|object at)"
     r"|(?i:\b(select|insert|update|relation|column)\b)|\b(int|str|float|bool|dict|NoneType|None|True|False)\b|\.py\b"
@@ -56,6 +90,35 @@ class Answer(Struct):
     headers: dict[str, str]
     body: bytes
     seconds: float
+
+
+def expect_problem(case: Case, answer: Answer, body: Any) -> dict[str, bool]:
+    """What a problem should be, by what is wrong where it is not."""
+    if answer.headers.get("content-type") != "application/problem+json":
+        return {f"answered {answer.status} {answer.headers.get('content-type')}": False}
+    expected = STATUSES[case.problem], f"urn:verbatim:problem:{case.problem}"
+    return {
+        f"answered {answer.status} {body}": (answer.status, body["type"]) == expected,
+        "another status in the body": body["status"] == answer.status,
+        "another request id in the body": body["request_id"] == answer.headers["x-request-id"],
+    }
+
+
+def expect_envelope(case: Case, answer: Answer, body: Any) -> dict[str, bool]:
+    """What an error should be at the door of OpenAI's clients; what is invalid there has one of many codes."""
+    error = error_named(case.problem)
+    assert error is not None
+    if answer.headers.get("content-type") != "application/json" or list(body) != ["error"]:
+        return {f"answered {answer.status} {answer.headers.get('content-type')} {body}": False}
+    problem, expected = body["error"], (status_at(case.path, error), example_of(error).error)
+    is_named = problem["code"] in CODES if case.problem == "invalid-input" else problem["code"] == expected[1].code
+    return {
+        f"answered {answer.status} {body}": answer.status == expected[0] and is_named,
+        "other members": problem.keys() == {"message", "type", "param", "code"},
+        "another type": problem["type"] == expected[1].type,
+        "no message": bool(problem["message"]),
+        "no request id": bool(answer.headers["x-request-id"]),
+    }
 
 
 class World(Struct):
@@ -111,14 +174,16 @@ class World(Struct):
     async def faults(self, case: Case) -> list[str]:
         """What is wrong with the refusal of a bad request; nothing should be."""
         answer = await self.ask(case)
-        if answer.headers.get("content-type") != "application/problem+json":
-            return [f"answered {answer.status} {answer.headers.get('content-type')}"]
-        said, body = f"{answer.headers} {answer.body.decode()}", json.decode(answer.body)
-        expected = STATUSES[case.problem], f"urn:verbatim:problem:{case.problem}"
-        expectations = {
-            f"answered {answer.status} {body}": (answer.status, body["type"]) == expected,
-            "another status in the body": body["status"] == answer.status,
-            "another request id in the body": body["request_id"] == answer.headers["x-request-id"],
+        said, body = f"{answer.headers} {answer.body.decode()}", json.decode(answer.body or b"null")
+        if is_openai(unquote(case.path)):
+            expectations = expect_envelope(case, answer, body)
+            if answer.status == 404 and (named := ABSENT.fullmatch(body["error"]["message"])):
+                asked = unquote(f"{case.path} {case.query.decode('latin-1')}")
+                expectations["names what was not asked for"] = next(filter(None, named.groups()), "") in asked
+                said = f"{answer.headers} {body['error'] | {'message': ''}}".replace("None", "null")
+        else:
+            expectations = expect_problem(case, answer, body)
+        expectations |= {
             "says what the client said": CANARY not in said,
             f"speaks of its insides: {said}": INNER_WORDS.search(said) is None,
             "a long answer": len(answer.body) < 2000,
@@ -206,7 +271,7 @@ def find_operations() -> Iterator[Operation]:
     document: Any = build_document(routes, "0")
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            if not path.startswith(("/v1/", "/chat")):
+            if operation.get("security") == []:
                 continue
             body = operation.get("requestBody")
             needed = [each["name"] for each in operation["parameters"] if each["in"] == "query" and each["required"]]
@@ -288,6 +353,61 @@ NOT_MESSAGES = {
     "a long client id": "x" * 129,
     "long": "x" * 100_000,
     "a conversation": CONVERSATION,
+}
+NOT_OPENAI_CONVERSATIONS = {
+    **NOT_CONVERSATIONS,
+    "unknown here": f"conv_{UUID(UNKNOWN).hex}",
+    "in upper case": f"conv_{UUID(CONVERSATION).hex.upper()}",
+    "a prefix in upper case": f"CONV_{UUID(CONVERSATION).hex}",
+    "no prefix": UUID(CONVERSATION).hex,
+    "another prefix": f"resp_{UUID(CONVERSATION).hex}",
+    "two prefixes": f"conv_{OPENAI_CONVERSATION}",
+    "a prefix alone": "conv_",
+    "a prefix and hyphens": f"conv_{CONVERSATION}",
+    "a digit less": OPENAI_CONVERSATION[:-1],
+    "a digit more": f"{OPENAI_CONVERSATION}0",
+    "a newline behind": f"{OPENAI_CONVERSATION}%0A",
+    "a nul behind": f"{OPENAI_CONVERSATION}%00",
+    "a space behind": f"{OPENAI_CONVERSATION}%20",
+    "full-width digits": f"conv_{'%EF%BC%90' * 32}",
+    "an item": ITEM,
+    "a canary behind a prefix": f"conv_{CANARY}",
+    "a quote": f"{CANARY}'%20not%20found.",
+    "1,000 letters": "x" * 1000,
+}
+OTHER_ITEM = f"msg_{UUID(MessageIds(UUID(UNKNOWN)).of(1)).hex}0000"
+NOT_ITEMS = {
+    "unknown": "msg_nope",
+    "a canary": CANARY,
+    "a quote": f"{CANARY}'%20not%20found.",
+    "by the place, though it has an id": ITEM,
+    "of the next message": f"msg_{UUID(MessageIds(UUID(CONVERSATION)).of(2)).hex}0000",
+    "of the zeroth message": f"msg_{UUID(MESSAGE).hex[:-1]}00000",
+    "of the last possible message": f"msg_{UUID(MESSAGE).hex[:22]}ffffffffff0000",
+    "the next in its message": f"{ITEM[:-1]}1",
+    "the last possible in its message": f"{ITEM[:-4]}ffffffff",
+    "of another type": ITEM.replace("msg_", "fc_"),
+    "of another conversation": OTHER_ITEM,
+    "in upper case": ITEM.upper(),
+    "a place too short": ITEM[:-1],
+    "a place too long": f"{ITEM}00000",
+    "a place behind a nul": f"{ITEM[:-4]}%000000",
+    "full-width digits": f"msg_{'%EF%BC%90' * 36}",
+    "a message": MESSAGE,
+    "an id with a newline": "first%0A",
+    "an id with a nul": "first%00",
+    "an id with a space": "first%20",
+    "an id in upper case": "FIRST",
+    "an id with a slash": "first%2Fx",
+    "an id with slashes": "/first//x",
+    "a nul": "%00",
+    "invalid utf-8": "%ff",
+    "an emoji": "%F0%9F%98%80",
+    "up": "%2e%2e%2ffirst",
+    "a place": "1",
+    "a long id": "x" * 129,
+    "1,000 letters": "x" * 1000,
+    "long": "x" * 100_000,
 }
 NOT_KEYS = {
     "a nul": "%00",
@@ -491,6 +611,8 @@ def bad_paths(operation: Operation) -> Cases:
         ("conversation_id", "not-found", NOT_CONVERSATIONS),
         ("session_id", "not-found", NOT_CONVERSATIONS),
         ("message_id", "not-found", NOT_MESSAGES),
+        ("openai_conversation_id", "not-found", NOT_OPENAI_CONVERSATIONS),
+        ("item_id", "not-found", NOT_ITEMS),
         ("key", "invalid-input", NOT_KEYS),
     )
     for parameter, problem, texts in tables:
@@ -557,6 +679,7 @@ BODY_THEMES = {"content types": bad_content_types, "bodies": bad_bodies, "long b
 
 MESSAGES = f"{HOME}/{CONVERSATION}/messages"
 BY_KEY = f"{HOME}/by-key/fresh"
+ITEMS = f"{DOOR}/{OPENAI_CONVERSATION}/items"
 LONG = f'"{"x" * 256}"'
 NUL = r'"a\u0000b"'
 LONE = r'"\ud800"'
@@ -690,6 +813,24 @@ BAD_PARAMETERS = {
     },
     ("DELETE", MESSAGES): {"from_seq": [*NOT_NATURAL, "0", "1099511627777"], "seq": ["1"]},
     ("DELETE", f"{HOME}/{CONVERSATION}"): {"purge": NOT_BOOLEANS},
+    ("GET", ITEMS): {
+        "limit": [*NOT_NATURAL, "0", "101"],
+        "order": ["", "up", "ASC", "asc%00", "null", CANARY],
+        "include": ["", "x", "null", "reasoning", "reasoning.encrypted_content%00", CANARY],
+        "include[]": ["", "x", CANARY],
+        "include[0]": ["", CANARY],
+        "include[x]": ["reasoning.encrypted_content"],
+        "include[": ["reasoning.encrypted_content"],
+        "Include": ["reasoning.encrypted_content"],
+        "before": ["first"],
+        "after[]": ["first"],
+    },
+    ("GET", DOOR): {
+        "limit": [*NOT_NATURAL, "0", "101"],
+        "after": NOT_CURSORS,
+        "order": ["asc"],
+        "include": ["reasoning.encrypted_content"],
+    },
 }
 
 
@@ -700,7 +841,7 @@ def bad_parameters() -> Cases:
                 case = Case(problem="invalid-input", method=method, path=path, query=f"{name}={value}".encode())
                 yield f"{method} {path} {name} {place}", case
     for query in (b"limit=1&limit=1", b"limit=1&limit=2", b"limit=1&%6cimit=1", b"limit=1&&limit=1"):
-        for path in (HOME, MESSAGES):
+        for path in (HOME, MESSAGES, DOOR, ITEMS):
             yield f"{path} {query!r}", Case(problem="invalid-input", method="GET", path=path, query=query)
     yield "no from_seq", Case(problem="invalid-input", method="DELETE", path=MESSAGES)
 
@@ -779,6 +920,8 @@ UNKNOWN_PATHS = (
     *("/x" * 5000, "/" + "x" * 100_000, "/etc/passwd", "/../../etc/passwd", "/admin", f"/{CANARY}", f"{HOME}/by-key"),
     *(f"{HOME}/by-key/a/b", f"{HOME}/{CONVERSATION}/nonsense", f"{HOME}/{CONVERSATION}/%2e%2e/%2e%2e"),
     f"{MESSAGES}/first/nonsense",
+    *(PREFIX, f"{PREFIX}/", f"{PREFIX}/nonsense", f"{PREFIX}/conversation", f"{PREFIX}/{CANARY}", f"{PREFIX}%00"),
+    *(f"{PREFIX}/conversations/%00/nonsense", f"{PREFIX}/models/{CANARY}", f"{PREFIX}/conversations/x/messages"),
 )
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "get", CANARY}
 
@@ -804,6 +947,65 @@ def bad_sessions() -> Cases:
             problem = "invalid-input" if name in {"invalid utf-8", "an overlong slash"} else "not-found"
             yield f"{path} {name}", Case(problem=problem, method=method, path=f"/chat/{path}", query=query)
     yield "too large", sent("too-large", "POST", "/chat", member("query", BIG), app="small")
+
+
+BAD_ITEMS = [
+    *("null", "1", '"x"', "[]", "{}", '{"type":null}', '{"type":1}', '{"type":""}', '{"type":"message"}'),
+    *('{"type":"item_reference","id":"first"}', '{"type":"compaction_trigger"}', '{"role":"user"}', '{"content":"x"}'),
+    *(message(role=role) for role in ("null", "1", '""', '"tool"', '"king"', '"User"', f'"{CANARY}"')),
+    *(message(content=content) for content in ("null", "1", "true", "{}", '["x"]', "[null]", "[{}]", '[{"type":1}]')),
+    *(message(content=f'[{{"type":"{kind}"}}]') for kind in ("input_text", "output_text", "refusal")),
+    *(message(content=f'[{{"type":"input_text","text":{text}}}]') for text in ("null", "1", "[]", LONE)),
+    *(message(status=status) for status in ("1", '""', '"done"', f'"{CANARY}"')),
+    *(message(id=own) for own in ("1", "[]", '""', '"a b"', '"é"', NUL, '"/"', '"///"', r'"a\n"', f'"{"x" * 129}"')),
+    *(
+        message(phase='"x"'),
+        message(content=LONE),
+        message(role='"user","role":"user"'),
+        message(content="[" * 65 + "]" * 65),
+    ),
+    *(f'{{"type":"function_call","call_id":"x","name":"x","arguments":{text}}}' for text in ("null", "{}", "1")),
+    *(f'{{"type":"function_call_output","output":{output}}}' for output in ("null", "1", "{}")),
+    '{"type":"function_call","call_id":1,"name":"x","arguments":"x"}',
+    '{"type":"function_call","name":"x","arguments":"x"}',
+    f'{{"type":"function_call_output","call_id":{NUL},"output":"x"}}',
+    '{"type":"reasoning","id":"rs_x"}',
+    f'{{"type":"x","x":{"[" * 64}{"]" * 64}}}',
+    '{"type":"x","type":"x"}',
+]
+TWIN_ITEM = message(id='"twin"')
+BAD_ITEM_LISTS = ["1", '"x"', "{}", "[[]]", f"[{TWIN_ITEM},{TWIN_ITEM}]", f"[{','.join([message()] * 21)}]"]
+PAIRS = ",".join(f'"{number}":"x"' for number in range(17))
+BAD_OPENAI_METADATA = [
+    *(*NOT_OBJECT, '{"x":1}', '{"x":null}', '{"x":{}}', '{"x":[]}', '{"x":true}', f"{{{PAIRS}}}", '{"x":"y","x":"y"}'),
+    *(f'{{"x":{NUL}}}', f'{{{NUL}:"x"}}', f'{{"x":{LONE}}}', f'{{"{"x" * 65}":"x"}}', f'{{"x":"{"x" * 513}"}}'),
+]
+
+
+def bad_items() -> Cases:
+    """Items that the door of OpenAI's clients refuses, alone and behind a good one, in both of their places."""
+    lists = [f"[{value}]" for value in BAD_ITEMS] + [f"[{message()},{value}]" for value in BAD_ITEMS] + BAD_ITEM_LISTS
+    for name, path in (("add", ITEMS), ("create", DOOR)):
+        for place, value in enumerate(lists):
+            yield f"{name} {place}", sent("invalid-input", "POST", path, member("items", value))
+        big = message(content=BIG)
+        yield f"{name} too large", sent("too-large", "POST", path, member("items", f"[{big}]"), app="small")
+    for value in ("null", "[]"):
+        yield f"add {value}", sent("invalid-input", "POST", ITEMS, member("items", value))
+    for own, problem in (("first", "client-id-reused"), (MESSAGE, "reserved-id")):
+        again = message(id=f'"{own}"')
+        yield f"again {own}", sent(problem, "POST", ITEMS, member("items", f"[{message()},{again}]"))
+    for name, path in (("change", f"{DOOR}/{OPENAI_CONVERSATION}"), ("create", DOOR)):
+        for place, value in enumerate(BAD_OPENAI_METADATA):
+            yield f"{name} metadata {place}", sent("invalid-input", "POST", path, member("metadata", value))
+
+
+def bad_places_of_items() -> Cases:
+    """Of what the door's lists begin behind."""
+    for text in ("msg_nope", "%00", CANARY, OTHER_ITEM, "x" * 1000):
+        yield f"item {text}", Case(problem="not-found", method="GET", path=ITEMS, query=f"after={text}".encode())
+    for text in (f"conv_{UUID(UNKNOWN).hex}", UNKNOWN):
+        yield f"{text}", Case(problem="not-found", method="GET", path=DOOR, query=f"after={text}".encode())
 
 
 def bad_routes() -> Cases:
@@ -832,6 +1034,8 @@ GROUPS = {
         bad_parameters,
         bad_envelopes,
         bad_sessions,
+        bad_items,
+        bad_places_of_items,
         bad_routes,
     )
 }
@@ -861,6 +1065,16 @@ async def test_who_uses_a_wrong_method_is_told_which_are_right(world: World, ope
 async def test_json_may_say_more_of_itself(world: World, value: str) -> None:
     case = Case(problem="", body=b"{}", headers=[("content-type", value)])
     assert (await world.ask(case)).status == 201
+
+
+@pytest.mark.parametrize("item_id", ["a/b", "/a//b/", "a?b#c", "%2F", "..", "a/../b", "items/a/items/", "//.", '"'])
+async def test_an_item_is_found_and_deleted_by_any_id(world: World, item_id: str) -> None:
+    item = {"id": item_id, "role": "user", "content": "x"}
+    made = await world.ask(sent("", "POST", DOOR, json.encode({"items": [item]})))
+    path = f"{DOOR}/{json.decode(made.body)['id']}/items/{quote(item_id, safe='')}"
+    found = await world.ask(Case(problem="", method="GET", path=path))
+    assert json.decode(found.body)["id"] == item_id
+    assert [(await world.ask(Case(problem="", method="DELETE", path=path))).status for _ in range(2)] == [200, 404]
 
 
 async def test_a_body_may_be_as_long_as_the_limit_in_any_chunks(world: World) -> None:

@@ -66,6 +66,16 @@ def follow(reference: str) -> Any:
     return found
 
 
+def reached(value: object) -> set[str]:
+    """The schemas that a part of the document refers to, and those that they refer to."""
+    known: set[str] = set()
+    new = {part["$ref"] for part in walk(value) if "$ref" in part}
+    while new:
+        known |= new
+        new = {part["$ref"] for name in new for part in walk(follow(name)) if "$ref" in part} - known
+    return known
+
+
 @pytest.fixture(scope="module")
 async def client(template: EmbeddedServer) -> AsyncIterator[AsyncClient]:
     """A client of one application for the whole file: each test works on a conversation of its own."""
@@ -151,8 +161,15 @@ def test_integers_and_times_have_their_format() -> None:
         if "integer" in (part.get("type") or ""):
             assert part["format"] == "int64"
         for name, member in part.get("properties", {}).items():
-            is_number = "integer" in member["type"] or "number" in member["type"] if "type" in member else False
-            assert (member.get("format") == "date-time") == (name.endswith("_at") and not is_number), name
+            is_number = not {"integer", "number"}.isdisjoint(member.get("type") or ())
+            is_time = name.endswith("_at") and not is_number and member.get("type") not in {"integer", "number"}
+            assert (member.get("format") == "date-time") == is_time, name
+
+
+def test_what_always_comes_is_required() -> None:
+    """A default says what is meant where nothing comes, which is for requests alone."""
+    answers = [operation["responses"] for *_, operation in OPERATIONS.values()]
+    assert [schema for schema in reached(answers) for part in walk(follow(schema)) if "default" in part] == []
 
 
 def test_null_is_a_type_and_an_enumeration_has_a_name() -> None:
@@ -192,23 +209,32 @@ def test_every_body_has_an_example() -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_an_operation_answers_as_it_says(client: AsyncClient, name: str) -> None:
-    """With its own example as the body, on a conversation of two messages, the second deleted, and a reply."""
+    """With its own example as the body, on a conversation of two messages, the second deleted, and a reply.
+
+    What may be said many times is said with each of its values.
+    """
     method, path, operation = OPERATIONS[name]
     conversation = await new_conversation(client, ["one", "two"])
     first, second = (await client.get(f"{conversation}/messages")).json()["data"]
     await client.delete(f"{conversation}/messages/{second['id']}")
     reply = (await client.post(f"{conversation}/replies")).json()["message"]
     ids = {"conversation_id": first["conversation_id"], "message_id": reply["id"], "key": "default"}
-    ids["session_id"] = ids["conversation_id"]
+    ids["session_id"] = ids["openai_conversation_id"] = ids["conversation_id"]
+    ids["item_id"] = f"msg_{first['id'].replace('-', '')}0000"
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
     required = {
         parameter["name"]: ids.get(parameter["name"]) or parameter["schema"]["minimum"]
         for parameter in operation["parameters"]
         if parameter["in"] == "query" and parameter["required"]
     }
+    repeated = {
+        parameter["name"]: parameter["schema"]["items"]["enum"]
+        for parameter in operation["parameters"]
+        if parameter["in"] == "query" and parameter["schema"]["type"] == "array"
+    }
     is_for_admins = "admin-required" in str(operation["responses"].get("403"))
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"} if is_for_admins else {}
-    answer = await client.request(method, path.format(**ids), json=body, params=required, headers=headers)
+    answer = await client.request(method, path.format(**ids), json=body, params=required | repeated, headers=headers)
     assert answer.is_success, answer.text
     documented = operation["responses"][str(answer.status_code)]
     always = documented["headers"].keys() - {"Location", "Idempotent-Replay"}
@@ -223,15 +249,28 @@ async def test_an_operation_answers_as_it_says(client: AsyncClient, name: str) -
         assert faults(content["schema"], answer.json()) == []
 
 
-WITHIN_ONE = [name for name, (_, path, _) in OPERATIONS.items() if "{conversation_id}" in path or "/chat" in path]
+WITHIN_ONE = [
+    name for name, (_, path, _) in OPERATIONS.items() if "conversation_id}" in path or path.startswith("/chat")
+]
 
 
 @pytest.mark.parametrize("name", WITHIN_ONE)
 async def test_a_problem_is_as_the_document_says(client: AsyncClient, name: str) -> None:
     method, path, operation = OPERATIONS[name]
-    path = path.format(conversation_id="nowhere", message_id="1", session_id="nowhere")
-    answer = await client.request(method, path, json={})
+    nowhere = dict.fromkeys(("conversation_id", "session_id", "openai_conversation_id"), "nowhere")
+    answer = await client.request(method, path.format(message_id="1", item_id="1", **nowhere), json={})
     assert answer.is_client_error
-    content = operation["responses"][str(answer.status_code)]["content"]["application/problem+json"]
+    documented = operation["responses"][str(answer.status_code)]
+    assert [header for header in documented["headers"] if header not in answer.headers] == []
+    (media_type,) = documented["content"]
+    assert answer.headers["content-type"] == media_type
+    content = documented["content"][media_type]
     assert faults(content["schema"], answer.json()) == []
-    assert answer.json()["type"].rpartition(":")[2] in content["examples"]
+    examples = [example["value"] for example in content["examples"].values()]
+    assert identity_of(answer.json()) in map(identity_of, examples)
+
+
+def identity_of(problem: dict[str, Any]) -> tuple[object, ...]:
+    """What a program tells a problem by."""
+    error = problem.get("error")
+    return (error["type"], error["code"]) if error else (problem["type"],)

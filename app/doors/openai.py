@@ -1,6 +1,7 @@
 """The door of OpenAI's clients: its Conversations API, on the conversations and messages that all doors share."""
 
 from functools import partial
+from urllib.parse import unquote
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, post
@@ -226,7 +227,7 @@ class OpenaiController(Controller):
         conversation_id = _read_id(openai_conversation_id)
         async with database.connection(lane=(caller.owner.id, conversation_id)) as connection:
             await conversations.delete_conversation(connection, caller.owner.id, conversation_id, None)
-        return answer(DeletedOpenaiConversation(id=openai_id(conversation_id)))
+        return answer(DeletedOpenaiConversation(id=openai_id(conversation_id), deleted=True))
 
     @post(
         "/conversations/{openai_conversation_id:str}/items",
@@ -306,13 +307,12 @@ class OpenaiController(Controller):
         self,
         request: ApiRequest,
         openai_conversation_id: FromPath[str],
-        item_id: FromPath[str],
         caller: NamedDependency[Caller],
         database: NamedDependency[Database],
     ) -> Response[bytes]:
         """Get an item."""
         parse_openai_query(request.scope["query_string"], IncludeQuery)
-        conversation_id, own_id = _read_id(openai_conversation_id), _read_last(item_id)
+        conversation_id, own_id = _read_id(openai_conversation_id), _read_last(request, "/items/")
         async with database.connection() as connection:
             found = await find_item(connection, caller.owner.id, conversation_id, own_id)
         if found is None:
@@ -330,13 +330,12 @@ class OpenaiController(Controller):
         self,
         request: ApiRequest,
         openai_conversation_id: FromPath[str],
-        item_id: FromPath[str],
         caller: NamedDependency[Caller],
         database: NamedDependency[Database],
     ) -> Response[bytes]:
         """Delete an item; the answer is the conversation that it was in."""
         parse_openai_query(request.scope["query_string"], Nothing)
-        conversation_id, own_id = _read_id(openai_conversation_id), _read_last(item_id)
+        conversation_id, own_id = _read_id(openai_conversation_id), _read_last(request, "/items/")
         async with database.connection(lane=(caller.owner.id, conversation_id)) as connection:
             if not await delete_item(connection, caller.owner.id, conversation_id, own_id):
                 raise _no_item(own_id)
@@ -351,30 +350,28 @@ class OpenaiController(Controller):
     async def list_models(self, request: ApiRequest, writers: NamedDependency[Writers]) -> Response[bytes]:
         """List the models: the configured one, or the built-in responder."""
         parse_openai_query(request.scope["query_string"], Nothing)
-        return answer(OpenaiModelList(data=[OpenaiModel(id=writers.model_name)]))
+        return answer(OpenaiModelList(data=[OpenaiModel(id=writers.model_name, created=0, owned_by="verbatim")]))
 
     @get(
         "/models/{model_name:path}",
         operation_id="getModel",
         opt={"operation": Operation(answers={200: OpenaiModel}, errors=(errors.NotFound,))},
     )
-    async def get_model(
-        self, request: ApiRequest, model_name: FromPath[str], writers: NamedDependency[Writers]
-    ) -> Response[bytes]:
+    async def get_model(self, request: ApiRequest, writers: NamedDependency[Writers]) -> Response[bytes]:
         """Get a model: the configured one, or the built-in responder."""
         parse_openai_query(request.scope["query_string"], Nothing)
-        if _read_last(model_name) != writers.model_name:
+        if _read_last(request, "/models/") != writers.model_name:
             raise Refusal("There is no such model here.", code="model_not_found", param="model", status=404)
-        return answer(OpenaiModel(id=writers.model_name))
+        return answer(OpenaiModel(id=writers.model_name, created=0, owned_by="verbatim"))
 
 
 def _replay_headers(*, is_replay: bool) -> dict[str, str] | None:
     return {"Idempotent-Replay": "true"} if is_replay else None
 
 
-def _read_last(text: str) -> str:
-    """What stands at the end of a path, in which Litestar leaves the slash before it."""
-    return text.removeprefix("/")
+def _read_last(request: ApiRequest, before: str) -> str:
+    """What stands at the end of the path as it came: Litestar's own parameter lacks some of its slashes."""
+    return unquote(request.scope["raw_path"].decode("ascii", "replace")).partition(before)[2]
 
 
 def _no_item(item_id: str) -> Refusal:

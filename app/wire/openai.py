@@ -17,25 +17,69 @@ Include = Literal[
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
 ]
+_TEXT = {"type": "string", "pattern": r"^[^\u0000]*$"}
 OpenaiMetadata = Annotated[
     Raw,
     Meta(
-        description="At most 16 pairs of strings: names of at most 64 characters, values of at most 512. What the "
-        "native API has written may be any object.",
-        extra_json_schema={"type": ["object", "null"]},
+        description="At most 16 pairs of strings: names of at most 64 characters, values of at most 512.",
+        extra_json_schema={
+            "type": ["object", "null"],
+            "maxProperties": METADATA_PAIRS,
+            "propertyNames": {**_TEXT, "maxLength": METADATA_NAME_CHARACTERS},
+            "additionalProperties": {**_TEXT, "maxLength": METADATA_VALUE_CHARACTERS},
+        },
     ),
 ]
-RawItem = Annotated[
+KeptMetadata = Annotated[
     Raw,
     Meta(
-        description="An object with a string `type`, of any kind, or a message by its `role` and `content`. It comes "
-        "back with everything that came, and with an `id`.",
+        description="Pairs of strings; what the native API has written may be any object.",
         extra_json_schema={"type": "object"},
     ),
 ]
+RawItem = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/NewItem"})]
+"""A NewItem with all its members."""
+
 OpenaiId = Annotated[
-    str, Meta(description="`conv_` and 32 hex digits.", examples=["conv_0192a4c87c1e7d3a9f003f1c5a2b7e10"])
+    str,
+    Meta(
+        pattern="^conv_[0-9a-f]{32}$",
+        description="`conv_` and 32 hex digits: those of the id in the native API.",
+        examples=["conv_0192a4c87c1e7d3a9f003f1c5a2b7e10"],
+    ),
 ]
+
+
+class NewItem(Struct, kw_only=True, frozen=True):
+    """A message, or an object of any other type with what OpenAI's API wants of it. All its members come back."""
+
+    id: (
+        Annotated[
+            str,
+            Meta(
+                max_length=128,
+                pattern="^/*[!-.0-~][!-~]*$",
+                description="Unique in its conversation. Default: one is made.",
+                examples=["rs_68af4030baa48193b0b43b4c2a176a1a"],
+            ),
+        ]
+        | None
+    ) = None
+    type: Annotated[str, Meta(min_length=1, description="Default: `message`.", examples=["message"])] | None = None
+    role: Annotated[
+        object,
+        Meta(
+            description="Of a message, which must have it: `user`, `assistant`, `system` or `developer`.",
+            examples=["user"],
+        ),
+    ] = None
+    content: Annotated[
+        object,
+        Meta(
+            description="Of a message, which must have it: a string, or an array of objects with a string `type`.",
+            examples=["What is a monad?"],
+        ),
+    ] = None
 
 
 class NewOpenaiConversation(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +104,16 @@ class NewItems(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 class IncludeQuery(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What to include: everything that is kept is, whatever is asked for."""
 
-    include: Annotated[list[Include], Meta(description="Written `include[]` too.")] | None = None
+    include: (
+        Annotated[
+            list[Include],
+            Meta(
+                description="What OpenAI leaves out unless asked. Here everything that is kept comes anyway. May come "
+                "many times, also as `include[]`."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ItemQuery(IncludeQuery, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -84,21 +137,19 @@ class OpenaiConversationQuery(Struct, kw_only=True, frozen=True, forbid_unknown_
     ) = None
 
 
-class OpenaiConversation(Struct, kw_only=True, frozen=True):
+class OpenaiConversation(Struct, kw_only=True, frozen=True, tag_field="object", tag="conversation"):
     """A conversation."""
 
     id: OpenaiId
-    object: Literal["conversation"] = "conversation"
     created_at: Annotated[int, Meta(description="Unix seconds.")]
-    metadata: OpenaiMetadata
+    metadata: KeptMetadata
 
 
-class DeletedOpenaiConversation(Struct, kw_only=True, frozen=True):
+class DeletedOpenaiConversation(Struct, kw_only=True, frozen=True, tag_field="object", tag="conversation.deleted"):
     """A conversation that is gone."""
 
     id: OpenaiId
-    object: Literal["conversation.deleted"] = "conversation.deleted"
-    deleted: bool = True
+    deleted: Annotated[bool, Meta(description="`true`.")]
 
 
 class KeptItem(Struct, kw_only=True, frozen=True):
@@ -112,20 +163,18 @@ KeptRawItem = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schem
 """A KeptItem with all its members."""
 
 
-class ItemList(Struct, kw_only=True, frozen=True):
+class ItemList(Struct, kw_only=True, frozen=True, tag_field="object", tag="list"):
     """A page of items."""
 
-    object: Literal["list"] = "list"
     data: list[KeptRawItem]
     first_id: str | None
     last_id: str | None
     has_more: bool
 
 
-class OpenaiConversationList(Struct, kw_only=True, frozen=True):
+class OpenaiConversationList(Struct, kw_only=True, frozen=True, tag_field="object", tag="list"):
     """A page of conversations."""
 
-    object: Literal["list"] = "list"
     data: list[OpenaiConversation]
     first_id: str | None
     last_id: str | None
@@ -133,19 +182,17 @@ class OpenaiConversationList(Struct, kw_only=True, frozen=True):
     next_cursor: Annotated[str, Meta(description="Names the place behind this page, whatever moves.")] | None
 
 
-class OpenaiModel(Struct, kw_only=True, frozen=True):
+class OpenaiModel(Struct, kw_only=True, frozen=True, tag_field="object", tag="model"):
     """A model that answers here."""
 
     id: str
-    object: Literal["model"] = "model"
-    created: Annotated[int, Meta(description="Not known: 0.")] = 0
-    owned_by: str = "verbatim"
+    created: Annotated[int, Meta(description="Not known: 0.")]
+    owned_by: str
 
 
-class OpenaiModelList(Struct, kw_only=True, frozen=True):
+class OpenaiModelList(Struct, kw_only=True, frozen=True, tag_field="object", tag="list"):
     """The models that answer here."""
 
-    object: Literal["list"] = "list"
     data: list[OpenaiModel]
 
 
