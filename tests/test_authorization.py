@@ -95,7 +95,7 @@ class Things(Struct, frozen=True, kw_only=True):
         text = re.sub(r"bob-\d{6}", "<user>", text)
         text = re.sub(r'(?<="duration_seconds":)[\de.-]+', "<seconds>", text)
         text = re.sub(r'(?<="created_at":)\d{10}\b', "<time>", text)
-        text = re.sub(rf"{UUID_FORM}|(?<=_)[0-9a-f]{{32}}(?=([0-9a-f]{{4}})?\b)", "<id>", text)
+        text = re.sub(rf"{UUID_FORM}|(?<=[_:])[0-9a-f]{{32}}(?=([0-9a-f]{{4}})?\b)", "<id>", text)
         text = re.sub(r"(?m)^id: \d{16}$", "id: <time>", text)
         text = re.sub(r"\b([a-z]+)_[0-9a-f]{32,42}\b", r"<\1 id>", text)
         text = re.sub(r'(?<=ed_at":)\d+(\.\d+)?', "<time>", text)
@@ -872,7 +872,7 @@ async def knock(app: Litestar, method: str, target: str, **headers: str) -> tupl
 def tricks(operation: str, key: str) -> Iterator[str]:
     """Targets that mean the operation's path, an open one, or both."""
     names = {"session_id": HERS.conversation, "message_id": HERS.message, "key": HERS.key}
-    names |= openai_conversation(HERS.conversation, item_id=HERS.client_id)
+    names |= openai_conversation(HERS.conversation, item_id=HERS.client_id, model_name="echo")
     path = OPERATIONS[operation][1].format(conversation_id=HERS.conversation, **names)
     yield path
     yield from (mangle(path) for mangle in MANGLED.values())

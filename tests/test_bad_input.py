@@ -59,6 +59,7 @@ PARAMETERS = {
     "key": "fresh",
     "openai_conversation_id": OPENAI_CONVERSATION,
     "item_id": "first",
+    "model_name": "echo",
 }
 ABSENT = re.compile(
     r"Conversation with id '(.*)' not found\.|Item with id '(.*)' not found in conversation\."
@@ -921,7 +922,7 @@ UNKNOWN_PATHS = (
     *(f"{HOME}/by-key/a/b", f"{HOME}/{CONVERSATION}/nonsense", f"{HOME}/{CONVERSATION}/%2e%2e/%2e%2e"),
     f"{MESSAGES}/first/nonsense",
     *(PREFIX, f"{PREFIX}/", f"{PREFIX}/nonsense", f"{PREFIX}/conversation", f"{PREFIX}/{CANARY}", f"{PREFIX}%00"),
-    *(f"{PREFIX}/conversations/%00/nonsense", f"{PREFIX}/models/{CANARY}", f"{PREFIX}/conversations/x/messages"),
+    *(f"{PREFIX}/conversations/%00/nonsense", f"{PREFIX}/model/{CANARY}", f"{PREFIX}/conversations/x/messages"),
 )
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "get", CANARY}
 

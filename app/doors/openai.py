@@ -361,7 +361,7 @@ class OpenaiController(Controller):
         """Get a model: the configured one, or the built-in responder."""
         parse_openai_query(request.scope["query_string"], Nothing)
         if _read_last(request, "/models/") != writers.model_name:
-            raise Refusal("There is no such model here.", code="model_not_found", param="model", status=404)
+            raise NotFound("There is no such model here.")
         return answer(OpenaiModel(id=writers.model_name, created=0, owned_by="verbatim"))
 
 

@@ -111,6 +111,7 @@ class Responder(Struct, frozen=True):
             id=self.response_id,
             created_at=int(message.created_at.timestamp()),
             status=status,
+            background=False,
             completed_at=int(message.updated_at.timestamp()) if is_completed else None,
             conversation=ResponseConversation(id=self.conversation_id) if self.conversation_id else None,
             error=_error_of(reason) if status == "failed" else None,
@@ -132,6 +133,7 @@ class Responder(Struct, frozen=True):
             text=given.get("text", _PLAIN_TEXT),
             tool_choice=given.get("tool_choice", _AUTO),
             tools=given.get("tools", _NO_LIST),
+            top_logprobs=0,
             top_p=given.get("top_p", _NULL),
             truncation=new.truncation or "disabled",
             usage=None if reason is None else _usage_of(message.usage),
@@ -159,7 +161,7 @@ def _usage_of(raw: Raw | None) -> ResponseUsage | None:
     said_details = usage.output_tokens_details or usage.completion_tokens_details or _Details()
     return ResponseUsage(
         input_tokens=read,
-        input_tokens_details=InputTokensDetails(cached_tokens=read_details.cached_tokens or 0),
+        input_tokens_details=InputTokensDetails(cached_tokens=read_details.cached_tokens or 0, cache_write_tokens=0),
         output_tokens=said,
         output_tokens_details=OutputTokensDetails(reasoning_tokens=said_details.reasoning_tokens or 0),
         total_tokens=usage.total_tokens or read + said,
@@ -188,6 +190,7 @@ class ResponseEvents:
         events = [] if self._is_said else self._begin_message(self._text, 0)
         delta = OutputTextDelta(
             type="response.output_text.delta",
+            logprobs=[],
             sequence_number=self._next(),
             item_id=self._text.id,
             output_index=0,
@@ -213,7 +216,9 @@ class ResponseEvents:
     def break_off(self, message: str) -> list[bytes]:
         """Why nothing more comes."""
         self.is_over = True
-        error = ResponseErrorEvent(type="error", sequence_number=self._next(), code="server_error", message=message)
+        error = ResponseErrorEvent(
+            type="error", sequence_number=self._next(), code="server_error", message=message, param=None
+        )
         return [_event(error)]
 
     def _next(self) -> int:
@@ -244,6 +249,7 @@ class ResponseEvents:
         for part in _parts_of(item):
             done = OutputTextDone(
                 type="response.output_text.done",
+                logprobs=[],
                 sequence_number=self._next(),
                 item_id=item.id,
                 output_index=place,

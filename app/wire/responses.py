@@ -154,7 +154,7 @@ class InputTokensDetails(Struct, kw_only=True, frozen=True):
     """What of the input the model server had in its cache."""
 
     cached_tokens: int
-    cache_write_tokens: int = 0
+    cache_write_tokens: int
 
 
 class OutputTokensDetails(Struct, kw_only=True, frozen=True):
@@ -173,14 +173,13 @@ class ResponseUsage(Struct, kw_only=True, frozen=True):
     total_tokens: int
 
 
-class ModelResponse(Struct, kw_only=True, frozen=True):
+class ModelResponse(Struct, kw_only=True, frozen=True, tag_field="object", tag="response"):
     """A response of the model."""
 
     id: _ResponseId
-    object: Literal["response"] = "response"
     created_at: Annotated[int, Meta(description="Unix seconds.")]
     status: ResponseStatus
-    background: bool = False
+    background: bool
     completed_at: Annotated[int, Meta(description="Unix seconds.")] | None
     conversation: ResponseConversation | None
     error: ResponseError | None
@@ -202,7 +201,7 @@ class ModelResponse(Struct, kw_only=True, frozen=True):
     text: _Object
     tool_choice: _ToolChoice
     tools: _Tools
-    top_logprobs: int = 0
+    top_logprobs: int
     top_p: _Number
     truncation: str
     usage: ResponseUsage | None
@@ -246,7 +245,7 @@ class OutputTextDelta(Struct, kw_only=True, frozen=True):
     output_index: int
     content_index: int
     delta: str
-    logprobs: list[str] = []
+    logprobs: list[str]
 
 
 class OutputTextDone(Struct, kw_only=True, frozen=True):
@@ -258,7 +257,7 @@ class OutputTextDone(Struct, kw_only=True, frozen=True):
     output_index: int
     content_index: int
     text: Annotated[Raw, Meta(extra_json_schema={"type": "string"})]
-    logprobs: list[str] = []
+    logprobs: list[str]
 
 
 class ArgumentsDelta(Struct, kw_only=True, frozen=True):
@@ -288,4 +287,4 @@ class ResponseErrorEvent(Struct, kw_only=True, frozen=True):
     sequence_number: int
     code: str
     message: str
-    param: str | None = None
+    param: str | None
