@@ -251,6 +251,13 @@ async def test_a_page_of_large_items_is_short_and_goes_on(alice: httpx.AsyncClie
         assert [text[0] for text in found] == list("01234" if order == "asc" else "43210")
 
 
+async def test_a_place_is_passed_whose_message_and_the_next_fill_more_than_a_page(alice: httpx.AsyncClient) -> None:
+    path = await made(alice)
+    ids = [(await add(alice, path, said(f"{number}" + "x" * 5_000_000)))[0]["id"] for number in range(2)]
+    assert [item["id"] for item in await listed(alice, path, order="asc", after=ids[0])] == ids[1:]
+    assert [item["id"] for item in await listed(alice, path, after=ids[1])] == ids[:1]
+
+
 async def test_a_deleted_place_is_gone_on_from(alice: httpx.AsyncClient) -> None:
     path = await made(alice, *(said(str(number), id=f"id-{number}") for number in range(4)))
     (computed,) = await add(alice, path, said("4"))

@@ -120,10 +120,9 @@ async def list_items(
 
     It has the payload of a page of messages at most, and at least one item if there is one. Raises NotFound.
     """
-    after = listing.after
+    after, bounds = listing.after, _bounds(listing.order, listing.after)
+    limit = listing.limit + (1 if after is None else 2)  # what is left of the message at the place may be nothing
     while True:
-        limit = listing.limit + (1 if after is None else 2)  # what is left of the message at the place may be nothing
-        bounds = _bounds(listing.order, after)
         messages = MessageListing(order=listing.order, limit=limit, after=bounds[0], before=bounds[1])
         entries, has_more = await list_entries(connection, owner_id, conversation_id, messages, only_finished=True)
         if sum(entry.body_bytes for entry in entries) < _THREAD_FROM_BYTES:
@@ -132,7 +131,8 @@ async def list_items(
             items = await asyncio.to_thread(_items_behind, after, listing.order, entries)
         if items or not has_more:
             return items[: listing.limit], has_more or len(items) > listing.limit
-        after = _past(entries[-1].message.seq, listing.order)
+        seq = entries[-1].message.seq
+        bounds = (seq, None) if listing.order == "asc" else (None, seq)
 
 
 def _bounds(order: Literal["asc", "desc"], after: ItemPlace | None) -> tuple[int | None, int | None]:
@@ -140,11 +140,6 @@ def _bounds(order: Literal["asc", "desc"], after: ItemPlace | None) -> tuple[int
     if after is None:
         return None, None
     return (after.seq - 1, None) if order == "asc" else (None, after.seq + 1)
-
-
-def _past(seq: int, order: Literal["asc", "desc"]) -> ItemPlace:
-    """The place at which all items of a message are passed."""
-    return ItemPlace(seq, LAST_SEQ_LIMIT if order == "asc" else -1)
 
 
 def _items_behind(after: ItemPlace | None, order: Literal["asc", "desc"], entries: list[Entry]) -> list[Item]:
