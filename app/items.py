@@ -209,14 +209,15 @@ def _template(source: bytes) -> _Template:
     whole |= {name: given.get(name, value) if value == _NULL else value for name, value in members.items()}
     whole |= {name: value for name, value in given.items() if name not in whole}
     holes = HOLES.get(kind, _ONLY_ID)
-    pieces: list[tuple[str, bytes]] = [("", b"{")]
+    pieces: list[tuple[str, list[bytes]]] = [("", [b"{"])]
     for place, (name, value) in enumerate(whole.items()):
-        is_hole = name == "id" or (value == _NULL and name in holes)
-        hole, before = pieces[-1]
-        before += b"%b%b:" % (b"," if place else b"", _encode(name))
-        pieces[-1] = (hole, before if is_hole else before + value)
-        pieces += [(name, b"")] if is_hole else []
-    (_, head), *rest = [*pieces[:-1], (pieces[-1][0], pieces[-1][1] + b"}")]
+        pieces[-1][1].append(b"%b%b:" % (b"," if place else b"", _encode(name)))
+        if name == "id" or (value == _NULL and name in holes):
+            pieces.append((name, []))
+        else:
+            pieces[-1][1].append(value)
+    pieces[-1][1].append(b"}")
+    (_, head), *rest = [(name, b"".join(written)) for name, written in pieces]
     return _Template(kind, head, tuple(rest))
 
 

@@ -4,6 +4,7 @@ import json
 import random
 from datetime import UTC, datetime
 from itertools import count
+from time import process_time
 from typing import Any
 from uuid import UUID
 
@@ -211,6 +212,13 @@ def test_ten_thousand_random_items_come_back_member_by_member_in_order() -> None
         assert dict(ordered(found))["type"] == kind
         assert number % 10 or back(found, number + 1) == found, "and again it is the same"
     assert seen == TYPES.keys()
+
+
+def test_an_item_of_many_members_is_written_in_the_time_that_they_take() -> None:
+    many = b'{"type":"x",%b}' % b",".join(b'"member-%d":0' % number for number in range(100_000))
+    begun_at = process_time()
+    assert len(back(many)) > len(many)
+    assert process_time() - begun_at < 3  # seconds; with each member copying those before it, 15
 
 
 def test_null_is_filled_in_where_clients_take_none() -> None:
