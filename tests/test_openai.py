@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
@@ -11,8 +12,10 @@ import pytest
 from litestar import Litestar
 from msgspec.structs import replace
 
+from app.context import Entry
 from app.database_url import DatabaseUrl
 from app.identifiers import MessageIds
+from app.items import Item, items_of
 from app.queries import Conn
 from app.settings import Settings
 from tests.conftest import NewKey, client_of, new_conversation
@@ -249,6 +252,44 @@ async def test_a_page_of_large_items_is_short_and_goes_on(alice: httpx.AsyncClie
         assert (len(page["data"]), page["has_more"]) == (2, True)
         found = texts(await listed(alice, path, order=order))
         assert [text[0] for text in found] == list("01234" if order == "asc" else "43210")
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """In which thread each message was made into items."""
+    found = []
+
+    def watched(entry: Entry) -> list[Item]:
+        found.append(threading.current_thread())
+        return items_of(entry)
+
+    monkeypatch.setattr("app.stores.items.items_of", watched)
+    return found
+
+
+async def test_large_messages_are_made_items_beside_the_loop(
+    alice: httpx.AsyncClient, threads: list[threading.Thread]
+) -> None:
+    path = await made(alice)
+    (large,) = await add(alice, path, said("x" * 100_000, id="large"))
+    assert (await alice.get(f"{path}/items/large")).json() == large
+    assert await listed(alice, path) == [large]
+    await alice.delete(f"{path}/items/large")
+    assert len(threads) == 5
+    assert threading.main_thread() not in threads
+
+
+async def test_a_page_makes_no_more_items_than_it_has_of_messages_of_many(
+    alice: httpx.AsyncClient, threads: list[threading.Thread]
+) -> None:
+    path = await new_conversation(alice)
+    for _ in range(3):
+        calls = [{"id": f"call-{number}", "name": "look"} for number in range(10)]
+        await alice.post(f"{path}/messages", json={"role": "assistant", "tool_calls": calls})
+    for order in ("asc", "desc"):
+        page = (await alice.get(f"{door(path)}/items", params={"limit": 5, "order": order})).json()
+        assert (len(page["data"]), page["has_more"]) == (5, True)
+    assert len(threads) == 2
 
 
 async def test_a_place_is_passed_whose_message_and_the_next_fill_more_than_a_page(alice: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from app.database import Database
 from app.errors import NotFound
 from app.exchanges import ApiRequest, answer, read_body, read_idempotency_key, read_optional_body
 from app.identifiers import Owner, keyed_conversation_id, new_conversation_id
-from app.items import Item, entry_of, items_of
+from app.items import Item, entry_of
 from app.openai_bodies import (
     openai_id,
     parse_new_items,
@@ -32,7 +32,7 @@ from app.settings import Settings
 from app.stores import conversations
 from app.stores.appends import Append
 from app.stores.conversations import ConversationPlan
-from app.stores.items import ItemListing, append_items, delete_item, find_item, find_place, list_items
+from app.stores.items import ItemListing, append_items, delete_item, find_item, find_place, items_in, list_items
 from app.wire.conversations import Conversation, ConversationChange, ConversationListing
 from app.wire.messages import Nothing
 from app.wire.openai import (
@@ -264,8 +264,8 @@ class OpenaiController(Controller):
         append = Append(messages=messages, key=key, fingerprint=fingerprint, expected=None)
         async with database.connection(lane=(caller.owner.id, conversation_id)) as connection:
             appended, is_replay = await append_items(connection, caller.owner.id, conversation_id, append)
-        entries = map(partial(entry_of, conversation_id), messages, appended.messages)
-        items = [item for entry in entries for item in items_of(entry)]
+        entries = list(map(partial(entry_of, conversation_id), messages, appended.messages))
+        items = await items_in(entries)
         return answer(_list_of(items, has_more=False), headers=_replay_headers(is_replay=is_replay))
 
     @get(
