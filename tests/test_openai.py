@@ -299,6 +299,27 @@ async def test_a_place_is_passed_whose_message_and_the_next_fill_more_than_a_pag
     assert [item["id"] for item in await listed(alice, path, after=ids[1])] == ids[:1]
 
 
+@pytest.mark.parametrize("own_id", ["a/b", "...", "a/.b/c.", "%2F", "a?b#c", "a%", 'a"\\;+&', "items", "x" * 128])
+async def test_an_item_is_found_by_whatever_id_it_may_bring(alice: httpx.AsyncClient, own_id: str) -> None:
+    path = await made(alice, said("x", id=own_id))
+    encoded = "".join(f"%{byte:02X}" for byte in own_id.encode())
+    (item,) = await listed(alice, path)
+    assert (await alice.get(f"{path}/items/{encoded}")).json() == item
+    assert await listed(alice, path, after=own_id) == []
+    assert (await alice.delete(f"{path}/items/{encoded}")).status_code == 200
+
+
+async def test_a_client_id_is_never_taken_for_the_computed_id_of_another_item(alice: httpx.AsyncClient) -> None:
+    path = await made(alice, said("a"), said("b"))
+    (first, second) = await listed(alice, path, order="asc")
+    body = {"role": "user", "content": "c", "client_id": first["id"]}
+    assert (await alice.post(f"{native(path)}/messages", json=body)).status_code == 201
+    *others, third = await listed(alice, path, order="asc", limit=1)
+    assert (others, texts([third])) == ([first, second], ["c"])
+    for item in (first, second, third):
+        assert (await alice.get(f"{path}/items/{item['id']}")).json() == item
+
+
 async def test_a_deleted_place_is_gone_on_from(alice: httpx.AsyncClient) -> None:
     path = await made(alice, *(said(str(number), id=f"id-{number}") for number in range(4)))
     (computed,) = await add(alice, path, said("4"))
