@@ -299,6 +299,22 @@ async def test_a_place_is_passed_whose_message_and_the_next_fill_more_than_a_pag
     assert [item["id"] for item in await listed(alice, path, after=ids[1])] == ids[:1]
 
 
+async def test_a_refusal_says_whole_sentences_in_the_words_of_items(
+    app: Litestar, alice: httpx.AsyncClient, new_key: NewKey
+) -> None:
+    path = await made(alice, said("x", id="known"))
+    of_a_message = MessageIds(UUID(path.rpartition("_")[2])).of(1)
+    for own_id, code in (("known", "item_already_in_conversation"), (of_a_message, "invalid_value")):
+        answer = await alice.post(f"{path}/items", json={"items": [said("y", id=own_id)]})
+        assert refusal(answer) == (400, code, "items")
+        assert answer.json()["error"]["message"].startswith("An item brings an id ")
+    keyed = await alice.post(HOME, headers={"Idempotency-Key": "a b"})
+    assert refusal(keyed)[2] == "Idempotency-Key"
+    async with client_of(app, await new_key()) as nobody:
+        message = (await nobody.get(HOME)).json()["error"]["message"]
+    assert message == "The key acts for no user of its own: name one in X-User-Id."
+
+
 @pytest.mark.parametrize("own_id", ["a/b", "...", "a/.b/c.", "%2F", "a?b#c", "a%", 'a"\\;+&', "items", "x" * 128])
 async def test_an_item_is_found_by_whatever_id_it_may_bring(alice: httpx.AsyncClient, own_id: str) -> None:
     path = await made(alice, said("x", id=own_id))
