@@ -325,6 +325,16 @@ async def test_an_item_is_found_by_whatever_id_it_may_bring(alice: httpx.AsyncCl
     assert (await alice.delete(f"{path}/items/{encoded}")).status_code == 200
 
 
+async def test_an_edit_that_changes_nothing_of_an_item_leaves_it_as_it_came(alice: httpx.AsyncClient) -> None:
+    item = {"role": "assistant", "content": "x", "phase": "final_answer"}
+    path = await made(alice, {"type": "reasoning", "summary": []}, item)
+    before = await listed(alice, path)
+    for message in (await alice.get(f"{native(path)}/messages")).json()["data"]:
+        same = {name: message[name] for name in ("content", "tool_call_id", "status")} | {"metadata": {"a": 1}}
+        assert (await alice.patch(f"{native(path)}/messages/{message['id']}", json=same)).status_code == 200
+    assert await listed(alice, path) == before
+
+
 async def test_a_client_id_is_never_taken_for_the_computed_id_of_another_item(alice: httpx.AsyncClient) -> None:
     path = await made(alice, said("a"), said("b"))
     (first, second) = await listed(alice, path, order="asc")
