@@ -199,7 +199,7 @@ def _step(entry: Entry, previous_role: str) -> Step:
     message = entry.message
     if message.role != "assistant" or message.tool_calls is None:
         return Step(entry, [], [])
-    raws = elements_of(message.tool_calls)
+    raws = [raw for raw in elements_of(message.tool_calls) if bytes(raw) != b"null"]  # the place of a deleted one
     calls = [call for raw in raws if (call := call_of(raw)) is not None]
     is_joined = bool(calls) and previous_role == "assistant" and _is_nothing(message.content)
     return Step(entry, calls, [None] * len(calls), len(calls) < len(raws), is_joined)

@@ -14,14 +14,16 @@ any other               assistant, or its own content: the item, as one part    
 
 One item is one message. Where the columns alone do not give the item back as it came, in the order of its members, the
 message has a ``source``: the item with null in the place of its id and of what stands in a column, so that nothing is
-kept twice; ``{}`` where the whole item stands in a column. An item's own id is the message's ``client_id``.
+kept twice; ``{}`` where the whole item stands in a column. An item's own id is the message's ``client_id``, unless the
+native API gave it one that is computed here.
 
 The other way, a message without a source is a ``message`` (or, by role ``tool``, a ``function_call_output``), and
 behind it one ``function_call`` for each of its tool calls. Without text and with calls it is only its calls. Parts that
 Chat Completions names otherwise get their names here; those that neither knows stay as they came.
 
 An item without an id of its own has one computed: a prefix for its type, the 32 hex digits of the message's id and 4
-of its place in the message, where the content is first if it is not null. No change of the others moves it.
+of its place in the message, where the content is first if it is not null. No deletion of the others moves it; an edit
+that gives the message a content, or takes it, does.
 """
 
 import re
@@ -100,6 +102,7 @@ _STATUSES: dict[Status, Status] = {"completed": "completed", "in_progress": "in_
 _NULL, _NO_PARTS, _EMPTY_TEXT = b"null", b"[]", b'""'
 _TEMPLATE_BYTES = 512  # one that is larger than these is hardly met again
 
+_CONVERSATION_DIGITS = 22  # of a message's id, which ends in its seq
 _COMPUTED_ID = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{4,8})")
 _MEMBERS = Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
@@ -191,12 +194,18 @@ def items_of(entry: Entry) -> list[Item]:
 def _item(message: Message, made: MadeItem) -> Item:
     small = len(made.source) <= _TEMPLATE_BYTES
     template = _known_template(made.source) if small else _template(made.source)
-    if message.client_id is not None and made.index == 0:
+    if message.client_id is not None and made.index == 0 and not _is_computed(message.client_id, message.id):
         item_id = message.client_id
     else:
         prefix = _PREFIXES.get(template.kind, _ANY_PREFIX)
         item_id = f"{prefix}_{message.id.replace('-', '')}{made.index:04x}"
     return Item(item_id, template.kind, made.index, template.fill(item_id, made.values))
+
+
+def _is_computed(client_id: str, message_id: str) -> bool:
+    """Whether a client id, which the native API lets be anything, is one that an item of ours has or may have."""
+    found = _COMPUTED_ID.fullmatch(client_id)
+    return found is not None and message_id.replace("-", "").startswith(found[1][:_CONVERSATION_DIGITS])
 
 
 def _template(source: bytes) -> _Template:
@@ -209,14 +218,15 @@ def _template(source: bytes) -> _Template:
     whole |= {name: given.get(name, value) if value == _NULL else value for name, value in members.items()}
     whole |= {name: value for name, value in given.items() if name not in whole}
     holes = HOLES.get(kind, _ONLY_ID)
-    pieces: list[tuple[str, bytes]] = [("", b"{")]
+    pieces: list[tuple[str, list[bytes]]] = [("", [b"{"])]
     for place, (name, value) in enumerate(whole.items()):
-        is_hole = name == "id" or (value == _NULL and name in holes)
-        hole, before = pieces[-1]
-        before += b"%b%b:" % (b"," if place else b"", _encode(name))
-        pieces[-1] = (hole, before if is_hole else before + value)
-        pieces += [(name, b"")] if is_hole else []
-    (_, head), *rest = [*pieces[:-1], (pieces[-1][0], pieces[-1][1] + b"}")]
+        pieces[-1][1].append(b"%b%b:" % (b"," if place else b"", _encode(name)))
+        if name == "id" or (value == _NULL and name in holes):
+            pieces.append((name, []))
+        else:
+            pieces[-1][1].append(value)
+    pieces[-1][1].append(b"}")
+    (_, head), *rest = [(name, b"".join(written)) for name, written in pieces]
     return _Template(kind, head, tuple(rest))
 
 

@@ -61,7 +61,8 @@ _MESSAGE_STATUSES: dict[str, Status] = {
     "in_progress": "incomplete",  # nobody here goes on with it
 }
 _NULL = b"null"
-_OWN_ID = re.compile(r"(?!/+\Z)[!-~]{1,128}")  # slashes alone end no path
+_STEP = r"(?!\.{1,2}(?:/|\Z))[!-.0-~]+"  # of a path: an item is found by one in which its id stands
+_OWN_ID = re.compile(rf"(?=.{{1,128}}\Z){_STEP}(?:/{_STEP})*")
 _MEMBERS = Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 
@@ -143,7 +144,7 @@ def _read_own_id(members: dict[str, bytes], pointer: str) -> str | None:
         return None
     own_id = _string_of(members, "id", pointer)
     if not _OWN_ID.fullmatch(own_id):
-        message = "must be 1-128 visible ASCII characters, as ids are; it has characters or a form that is not allowed"
+        message = "is no id of 1-128 visible ASCII characters, which may have slashes and dots only as steps of a path"
         raise InvalidInput(Flaw(pointer=f"{pointer}/id", message=message))
     return own_id
 

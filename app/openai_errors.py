@@ -29,7 +29,7 @@ _ANSWERS: dict[type[DomainError], tuple[int, str | None, str | None]] = {
     errors.InvalidCredentials: (401, "invalid_api_key", None),
     errors.UserRequired: (400, "user_required", None),
     errors.UserMismatch: (403, "user_mismatch", None),
-    errors.ReservedId: (400, "invalid_value", None),
+    errors.ReservedId: (400, "invalid_value", "items"),
     errors.NotFound: (404, None, None),
     errors.ConversationDeleted: (400, "conversation_deleted", None),  # a 409 would be tried again
     errors.ConversationExists: (400, "conversation_exists", None),
@@ -44,6 +44,13 @@ _ANSWERS: dict[type[DomainError], tuple[int, str | None, str | None]] = {
     errors.UnsupportedMediaType: (415, "unsupported_content_type", None),
 }
 """Status, code and parameter, where they are others than those of a problem."""
+
+_OWN_WORDS: dict[type[DomainError], str] = {
+    errors.UserRequired: title_of(errors.UserRequired),
+    errors.ReservedId: "An item brings an id of the form that messages of this conversation have in the native API.",
+    errors.ClientIdReused: "An item brings an id that the conversation has already.",
+}
+"""What is said of an error here, where its own words are those of the native API."""
 
 _CODES = (
     (r"is required", "missing_required_parameter"),
@@ -148,11 +155,11 @@ def _parts_of_kind(kind: type[DomainError], detail: str | None) -> _Parts:
     if status is None:
         status, name = PROBLEMS[kind]
         code = name.replace("-", "_")
-    return _Parts(status, detail or title_of(kind), code, param)
+    return _Parts(status, _OWN_WORDS.get(kind) or detail or title_of(kind), code, param)
 
 
 def _of_flaw(flaw: Flaw) -> _Parts:
-    param = flaw.parameter if flaw.pointer is None else _param_of(flaw.pointer)
+    param = (flaw.parameter or flaw.header or "") if flaw.pointer is None else _param_of(flaw.pointer)
     code = next((code for pattern, code in _PATTERNS if pattern.fullmatch(flaw.message)), _OTHER)
     words = _WORDS.get(code, _WORDING if param else "Invalid request: {message}.")
     message = words.format(param=param, message=flaw.message)

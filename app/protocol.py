@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.errors import DomainError, InvalidInput, RequestTimeout, Unavailable
+from app.openai_errors import is_openai, render_openai_error
 from app.problems import HeadTooLarge, new_request_id, render_problem
 from app.settings import Settings
 
@@ -74,6 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.url = b""
         self._unparsed_bytes = 0
         self._flaw: DomainError = InvalidInput(detail="the request is malformed")
         self._is_between = True
@@ -103,6 +105,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def is_receiving(self) -> bool:
         """Whether a request has begun to arrive and has not ended."""
         return not self._is_between or self._unparsed_bytes > 0
+
+    @property
+    def _path(self) -> str:
+        """The path that is asked for, as far as it has arrived."""
+        return self.url.partition(b"?")[0].decode("latin-1")
 
     def linger(self) -> None:
         """Takes the rest of a request in vain, for a time."""
@@ -229,7 +236,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False  # its answer goes out first, and closes
             self._disarm()
             return
-        answer = render_problem(problem, request_id := new_request_id())
+        render = render_openai_error if is_openai(self._path) else render_problem
+        answer = render(problem, request_id := new_request_id())
         fields = {"status": answer.status, "request_id": request_id}
         _logger.info("refused", extra={"fields": fields})
         if self._is_between or not self.cycle.response_started:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
@@ -11,8 +12,10 @@ import pytest
 from litestar import Litestar
 from msgspec.structs import replace
 
+from app.context import Entry
 from app.database_url import DatabaseUrl
 from app.identifiers import MessageIds
+from app.items import Item, items_of
 from app.queries import Conn
 from app.settings import Settings
 from tests.conftest import NewKey, client_of, new_conversation
@@ -251,6 +254,98 @@ async def test_a_page_of_large_items_is_short_and_goes_on(alice: httpx.AsyncClie
         assert (len(page["data"]), page["has_more"]) == (2, True)
         found = texts(await listed(alice, path, order=order))
         assert [text[0] for text in found] == list("01234" if order == "asc" else "43210")
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """In which thread each message was made into items."""
+    found = []
+
+    def watched(entry: Entry) -> list[Item]:
+        found.append(threading.current_thread())
+        return items_of(entry)
+
+    monkeypatch.setattr("app.stores.items.items_of", watched)
+    return found
+
+
+async def test_large_messages_are_made_items_beside_the_loop(
+    alice: httpx.AsyncClient, threads: list[threading.Thread]
+) -> None:
+    path = await made(alice)
+    (large,) = await add(alice, path, said("x" * 100_000, id="large"))
+    assert (await alice.get(f"{path}/items/large")).json() == large
+    assert await listed(alice, path) == [large]
+    await alice.delete(f"{path}/items/large")
+    assert len(threads) == 5
+    assert threading.main_thread() not in threads
+
+
+async def test_a_page_makes_no_more_items_than_it_has_of_messages_of_many(
+    alice: httpx.AsyncClient, threads: list[threading.Thread]
+) -> None:
+    path = await new_conversation(alice)
+    for _ in range(3):
+        calls = [{"id": f"call-{number}", "name": "look"} for number in range(10)]
+        await alice.post(f"{path}/messages", json={"role": "assistant", "tool_calls": calls})
+    for order in ("asc", "desc"):
+        page = (await alice.get(f"{door(path)}/items", params={"limit": 5, "order": order})).json()
+        assert (len(page["data"]), page["has_more"]) == (5, True)
+    assert len(threads) == 2
+
+
+async def test_a_place_is_passed_whose_message_and_the_next_fill_more_than_a_page(alice: httpx.AsyncClient) -> None:
+    path = await made(alice)
+    ids = [(await add(alice, path, said(f"{number}" + "x" * 5_000_000)))[0]["id"] for number in range(2)]
+    assert [item["id"] for item in await listed(alice, path, order="asc", after=ids[0])] == ids[1:]
+    assert [item["id"] for item in await listed(alice, path, after=ids[1])] == ids[:1]
+
+
+async def test_a_refusal_says_whole_sentences_in_the_words_of_items(
+    app: Litestar, alice: httpx.AsyncClient, new_key: NewKey
+) -> None:
+    path = await made(alice, said("x", id="known"))
+    of_a_message = MessageIds(UUID(path.rpartition("_")[2])).of(1)
+    for own_id, code in (("known", "item_already_in_conversation"), (of_a_message, "invalid_value")):
+        answer = await alice.post(f"{path}/items", json={"items": [said("y", id=own_id)]})
+        assert refusal(answer) == (400, code, "items")
+        assert answer.json()["error"]["message"].startswith("An item brings an id ")
+    keyed = await alice.post(HOME, headers={"Idempotency-Key": "a b"})
+    assert refusal(keyed)[2] == "Idempotency-Key"
+    async with client_of(app, await new_key()) as nobody:
+        message = (await nobody.get(HOME)).json()["error"]["message"]
+    assert message == "The key acts for no user of its own: name one in X-User-Id."
+
+
+@pytest.mark.parametrize("own_id", ["a/b", "...", "a/.b/c.", "%2F", "a?b#c", "a%", 'a"\\;+&', "items", "x" * 128])
+async def test_an_item_is_found_by_whatever_id_it_may_bring(alice: httpx.AsyncClient, own_id: str) -> None:
+    path = await made(alice, said("x", id=own_id))
+    encoded = "".join(f"%{byte:02X}" for byte in own_id.encode())
+    (item,) = await listed(alice, path)
+    assert (await alice.get(f"{path}/items/{encoded}")).json() == item
+    assert await listed(alice, path, after=own_id) == []
+    assert (await alice.delete(f"{path}/items/{encoded}")).status_code == 200
+
+
+async def test_an_edit_that_changes_nothing_of_an_item_leaves_it_as_it_came(alice: httpx.AsyncClient) -> None:
+    item = {"role": "assistant", "content": "x", "phase": "final_answer"}
+    path = await made(alice, {"type": "reasoning", "summary": []}, item)
+    before = await listed(alice, path)
+    for message in (await alice.get(f"{native(path)}/messages")).json()["data"]:
+        same = {name: message[name] for name in ("content", "tool_call_id", "status")} | {"metadata": {"a": 1}}
+        assert (await alice.patch(f"{native(path)}/messages/{message['id']}", json=same)).status_code == 200
+    assert await listed(alice, path) == before
+
+
+async def test_a_client_id_is_never_taken_for_the_computed_id_of_another_item(alice: httpx.AsyncClient) -> None:
+    path = await made(alice, said("a"), said("b"))
+    (first, second) = await listed(alice, path, order="asc")
+    body = {"role": "user", "content": "c", "client_id": first["id"]}
+    assert (await alice.post(f"{native(path)}/messages", json=body)).status_code == 201
+    *others, third = await listed(alice, path, order="asc", limit=1)
+    assert (others, texts([third])) == ([first, second], ["c"])
+    for item in (first, second, third):
+        assert (await alice.get(f"{path}/items/{item['id']}")).json() == item
 
 
 async def test_a_deleted_place_is_gone_on_from(alice: httpx.AsyncClient) -> None:

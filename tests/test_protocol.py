@@ -112,6 +112,24 @@ async def test_a_large_head_is_refused(service: Service, head: bytes) -> None:
     assert headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("request_of", "code"),
+    [
+        (b"GET %b HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 40_000 + b"\r\n\r\n", "head_too_large"),
+        (b"GET %b HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 40_000, "head_too_large"),
+        (b"GET %b HTTP/9.1\r\nHost: x\r\n\r\n", "invalid_input"),
+    ],
+)
+async def test_a_request_that_is_none_is_answered_in_the_words_of_its_door(
+    service: Service, request_of: bytes, code: str
+) -> None:
+    _, headers, body = await say(service, request_of % b"/openai/v1/models?a=b")
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body)["error"]["code"] == code
+    _, headers, _ = await say(service, request_of % b"/v1/conversations?a=/openai/v1/models")
+    assert headers["content-type"] == "application/problem+json"
+
+
 async def test_a_head_may_be_as_large_as_the_limit(service: Service) -> None:
     status, _, _ = await say(service, b"GET /healthz HTTP/1.1\r\nConnection: close\r\nX: %s\r\n\r\n" % (b"x" * 32_000))
     assert status == 200

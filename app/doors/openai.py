@@ -15,7 +15,7 @@ from app.database import Database
 from app.errors import NotFound
 from app.exchanges import ApiRequest, answer, read_body, read_idempotency_key, read_optional_body
 from app.identifiers import Owner, keyed_conversation_id, new_conversation_id
-from app.items import Item, entry_of, items_of
+from app.items import Item, entry_of
 from app.openai_bodies import (
     openai_id,
     parse_new_items,
@@ -33,7 +33,7 @@ from app.settings import Settings
 from app.stores import conversations
 from app.stores.appends import Append
 from app.stores.conversations import ConversationPlan
-from app.stores.items import ItemListing, append_items, delete_item, find_item, find_place, list_items
+from app.stores.items import ItemListing, append_items, delete_item, find_item, find_place, items_in, list_items
 from app.wire.conversations import Conversation, ConversationChange, ConversationListing
 from app.wire.messages import Nothing
 from app.wire.openai import (
@@ -256,6 +256,7 @@ class OpenaiController(Controller):
         """Add items to a conversation, all or none; the answer holds the new ones alone, in their order.
 
         An item keeps the id that it brings. One that the conversation has already is refused, and nothing is kept.
+        While a reply is made in the conversation, they are listed behind it, when it is finished.
         """
         parse_openai_query(request.scope["query_string"], IncludeQuery)
         conversation_id = _read_id(openai_conversation_id)
@@ -265,8 +266,8 @@ class OpenaiController(Controller):
         append = Append(messages=messages, key=key, fingerprint=fingerprint, expected=None)
         async with database.connection(lane=(caller.owner.id, conversation_id)) as connection:
             appended, is_replay = await append_items(connection, caller.owner.id, conversation_id, append)
-        entries = map(partial(entry_of, conversation_id), messages, appended.messages)
-        items = [item for entry in entries for item in items_of(entry)]
+        entries = list(map(partial(entry_of, conversation_id), messages, appended.messages))
+        items = await items_in(entries)
         return answer(_list_of(items, has_more=False), headers=_replay_headers(is_replay=is_replay))
 
     @get(
@@ -383,5 +384,8 @@ async def _read_cursor(connection: Conn, owner: Owner, after: str) -> str:
     conversation_id = parse_openai_id(after)
     if conversation_id is None:
         return after
-    found = await conversations.get_conversation(connection, owner, conversation_id)
+    try:
+        found = await conversations.get_conversation(connection, owner, conversation_id)
+    except NotFound:
+        raise Refusal(f"No conversation found with id '{after}'", param="after", status=404) from None
     return encode_cursor(Position(found.updated_at, conversation_id))

@@ -1,8 +1,10 @@
 """Items: messages as OpenAI's clients know them, appended, found, listed and deleted by their own ids."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
@@ -20,7 +22,9 @@ from app.stores.deletions import delete_message
 from app.stores.messages import MessagePatch, list_entries, update_message
 from app.wire.messages import Appended, MessageChange, MessageListing, Version
 
-_THREAD_FROM_BYTES = 256 * 1024
+T = TypeVar("T")
+
+_THREAD_FROM_BYTES = 64 * 1024  # of calls or parts as small as they can be, half a second to a MB
 _MESSAGE_LIMIT_BYTES = 2**31  # an item is taken away, nothing is added
 
 
@@ -70,9 +74,10 @@ async def settle_ids(
     refuse_reserved_ids(messages, MessageIds(conversation_id))
     settled = []
     for message in messages:
-        if message.client_id is None or parse_computed_id(message.client_id, conversation_id) is None:
+        item_id = message.client_id
+        if item_id is None or parse_computed_id(item_id, conversation_id) is None:
             settled.append(message)
-        elif await find_item(connection, owner_id, conversation_id, message.client_id) is not None:
+        elif await find_item(connection, owner_id, conversation_id, item_id, only_finished=False) is not None:
             raise ClientIdReused
         else:
             settled.append(replace_fields(message, client_id=None))
@@ -104,13 +109,29 @@ async def find_place(connection: Conn, owner_id: UUID, conversation_id: UUID, it
     return ItemPlace(found.seq, 0) if found is not None else None
 
 
-async def find_item(connection: Conn, owner_id: UUID, conversation_id: UUID, item_id: str) -> tuple[Entry, Item] | None:
-    """An item of a finished turn, and the message that it is in; None where there is none. Raises NotFound."""
+async def find_item(
+    connection: Conn, owner_id: UUID, conversation_id: UUID, item_id: str, *, only_finished: bool = True
+) -> tuple[Entry, Item] | None:
+    """An item, by default of finished turns, and the message that it is in; None where there is none.
+
+    Raises NotFound.
+    """
     place = await find_place(connection, owner_id, conversation_id, item_id)
     seq = place.seq if place is not None else LAST_SEQ_LIMIT
     listing = MessageListing(limit=1, after=seq - 1, before=seq + 1)
-    entries, _ = await list_entries(connection, owner_id, conversation_id, listing, only_finished=True)
-    return next(((entry, item) for entry in entries for item in items_of(entry) if item.id == item_id), None)
+    entries, _ = await list_entries(connection, owner_id, conversation_id, listing, only_finished=only_finished)
+    items = await items_in(entries)
+    return next(((entry, item) for entry in entries for item in items if item.id == item_id), None)
+
+
+async def items_in(entries: list[Entry]) -> list[Item]:
+    """The items that messages are, in order; those of large messages are made in a thread."""
+    return await _make(entries, lambda: [item for entry in entries for item in items_of(entry)])
+
+
+async def _make(entries: list[Entry], make: Callable[[], T]) -> T:
+    is_small = sum(entry.body_bytes for entry in entries) < _THREAD_FROM_BYTES
+    return make() if is_small else await asyncio.to_thread(make)
 
 
 async def list_items(
@@ -120,19 +141,16 @@ async def list_items(
 
     It has the payload of a page of messages at most, and at least one item if there is one. Raises NotFound.
     """
-    after = listing.after
+    after, bounds = listing.after, _bounds(listing.order, listing.after)
+    limit = listing.limit + (1 if after is None else 2)  # what is left of the message at the place may be nothing
     while True:
-        limit = listing.limit + (1 if after is None else 2)  # what is left of the message at the place may be nothing
-        bounds = _bounds(listing.order, after)
         messages = MessageListing(order=listing.order, limit=limit, after=bounds[0], before=bounds[1])
         entries, has_more = await list_entries(connection, owner_id, conversation_id, messages, only_finished=True)
-        if sum(entry.body_bytes for entry in entries) < _THREAD_FROM_BYTES:
-            items = _items_behind(after, listing.order, entries)
-        else:
-            items = await asyncio.to_thread(_items_behind, after, listing.order, entries)
+        items = await _make(entries, partial(_items_of_page, listing, entries))
         if items or not has_more:
             return items[: listing.limit], has_more or len(items) > listing.limit
-        after = _past(entries[-1].message.seq, listing.order)
+        seq = entries[-1].message.seq
+        bounds = (seq, None) if listing.order == "asc" else (None, seq)
 
 
 def _bounds(order: Literal["asc", "desc"], after: ItemPlace | None) -> tuple[int | None, int | None]:
@@ -142,19 +160,17 @@ def _bounds(order: Literal["asc", "desc"], after: ItemPlace | None) -> tuple[int
     return (after.seq - 1, None) if order == "asc" else (None, after.seq + 1)
 
 
-def _past(seq: int, order: Literal["asc", "desc"]) -> ItemPlace:
-    """The place at which all items of a message are passed."""
-    return ItemPlace(seq, LAST_SEQ_LIMIT if order == "asc" else -1)
-
-
-def _items_behind(after: ItemPlace | None, order: Literal["asc", "desc"], entries: list[Entry]) -> list[Item]:
-    found = []
+def _items_of_page(listing: ItemListing, entries: list[Entry]) -> list[Item]:
+    """The items behind the place, and one more than the page has at least, if there are as many."""
+    after, is_asc = listing.after, listing.order == "asc"
+    found: list[Item] = []
     for entry in entries:
         items = items_of(entry)
         if after is not None and entry.message.seq == after.seq:
-            is_asc = order == "asc"
             items = [item for item in items if (item.index > after.index if is_asc else item.index < after.index)]
-        found += items if order == "asc" else items[::-1]
+        found += items if is_asc else items[::-1]
+        if len(found) > listing.limit:
+            break
     return found
 
 
@@ -169,7 +185,7 @@ async def delete_item(connection: Conn, owner_id: UUID, conversation_id: UUID, i
             return False
         entry, item = found
         message_id = entry.message.id
-        if len(items_of(entry)) == 1:
+        if len(await items_in([entry])) == 1:
             await delete_message(connection, owner_id, conversation_id, message_id, None)
             return True
         patch = MessagePatch(

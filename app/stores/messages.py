@@ -190,7 +190,11 @@ async def update_message(
         stored = {name: None if getattr(row, name) is None else bytes(getattr(row, name)) for name in names}
         payloads = stored | patch.payloads
         check_content(payloads)
-        source = bytes(row.source) if row.source is not None and _is_as_it_came(patch) else None
+        tool_call_id = row.tool_call_id if change.tool_call_id is UNSET else change.tool_call_id
+        status = row.status if change.status is UNSET else change.status or DEFAULT_STATUS
+        is_said_otherwise = any(payloads[name] != stored[name] for name in ("content", "tool_calls", "function_calls"))
+        is_as_it_came = not is_said_otherwise and (tool_call_id, status) == (row.tool_call_id, row.status)
+        source = bytes(row.source) if row.source is not None and is_as_it_came else None
         body_bytes = measure_payloads({**payloads, "source": source}, patch.limit_bytes)
         if row.status == "in_progress":
             await _refuse_live_reply(connection, owner_id, conversation_id, seq)
@@ -201,24 +205,18 @@ async def update_message(
             seq=seq,
             content=payloads["content"],
             tool_calls=payloads["tool_calls"],
-            tool_call_id=row.tool_call_id if change.tool_call_id is UNSET else change.tool_call_id,
+            tool_call_id=tool_call_id,
             function_calls=payloads["function_calls"],
             metadata=payloads["metadata"],
             source=source,
             model=row.model,
             usage=payloads["usage"],
-            status=row.status if change.status is UNSET else change.status or DEFAULT_STATUS,
+            status=status,
             body_bytes=body_bytes,
             **_tokens_gained(stored["usage"], payloads["usage"]),
         )
         changed = await _get(connection, owner_id, conversation_id, seq)
         return _message(changed, ids), Version(version.last_seq, changed.revision)
-
-
-def _is_as_it_came(patch: MessagePatch) -> bool:
-    """Whether a change leaves alone what a foreign object was made into."""
-    is_said_otherwise = patch.payloads.keys() & {"content", "tool_calls", "function_calls"}
-    return not is_said_otherwise and patch.change.tool_call_id is UNSET and patch.change.status is UNSET
 
 
 async def _refuse_live_reply(connection: Conn, owner_id: UUID, conversation_id: UUID, seq: int) -> None:
