@@ -193,8 +193,8 @@ async def update_message(
         tool_call_id = row.tool_call_id if change.tool_call_id is UNSET else change.tool_call_id
         status = row.status if change.status is UNSET else change.status or DEFAULT_STATUS
         is_said_otherwise = any(payloads[name] != stored[name] for name in ("content", "tool_calls", "function_calls"))
-        is_as_it_came = not is_said_otherwise and (tool_call_id, status) == (row.tool_call_id, row.status)
-        source = bytes(row.source) if row.source is not None and is_as_it_came else None
+        is_another = is_said_otherwise or tool_call_id != row.tool_call_id
+        source = None if is_another else _source_with(row, status)
         body_bytes = measure_payloads({**payloads, "source": source}, patch.limit_bytes)
         if row.status == "in_progress":
             await _refuse_live_reply(connection, owner_id, conversation_id, seq)
@@ -217,6 +217,12 @@ async def update_message(
         )
         changed = await _get(connection, owner_id, conversation_id, seq)
         return _message(changed, ids), Version(version.last_seq, changed.revision)
+
+
+def _source_with(row: _Row, status: Status) -> bytes | None:
+    """What is kept of a foreign object whose message has this status now: one that stands whole has its own."""
+    source = None if row.source is None else bytes(row.source)
+    return source if status == row.status or source == b"{}" else None
 
 
 async def _refuse_live_reply(connection: Conn, owner_id: UUID, conversation_id: UUID, seq: int) -> None:
