@@ -27,16 +27,17 @@ that gives the message a content, or takes it, does.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
-from app.context import Entry, call_of, elements_of, is_a, members_of, text_of
+from app.context import Entry, call_of, elements_of, is_a, text_of
 from app.identifiers import MessageIds
+from app.item_parts import write_object, write_output, write_parts
 from app.payloads import IncomingMessage
 from app.wire.messages import DEFAULT_STATUS, AppendedMessage, Message, Role, Status
 
@@ -91,13 +92,6 @@ _DEFAULTS = {
 }
 """What typed clients demand of each type that comes back, though it may be left out of what is sent."""
 
-_PART_DEFAULTS = {
-    "output_text": {"annotations": b"[]", "logprobs": b"[]"},
-    "input_image": {"detail": b'"auto"'},
-}
-OUR_PARTS = frozenset({"text", "image_url", "file"})
-"""The parts that Chat Completions names otherwise."""
-
 _STATUSES: dict[Status, Status] = {"completed": "completed", "in_progress": "in_progress"}
 _NULL, _NO_PARTS, _EMPTY_TEXT = b"null", b"[]", b'""'
 _TEMPLATE_BYTES = 512  # one that is larger than these is hardly met again
@@ -106,15 +100,6 @@ _CONVERSATION_DIGITS = 22  # of a message's id, which ends in its seq
 _COMPUTED_ID = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{4,8})")
 _MEMBERS = Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
-
-
-class _Shape(Struct, frozen=True):
-    """What of a part tells whether it is whole."""
-
-    type: str
-    annotations: Raw | UnsetType = UNSET
-    logprobs: Raw | UnsetType = UNSET
-    detail: Raw | UnsetType = UNSET
 
 
 class _Function(Struct, frozen=True):
@@ -127,7 +112,6 @@ class _FunctionCall(Struct, frozen=True):
     function: _Function
 
 
-_SHAPES = Decoder(list[_Shape])
 _FUNCTION_CALLS = Decoder(list[_FunctionCall])
 
 
@@ -238,13 +222,13 @@ def _take_up(columns: Columns, source: bytes) -> MadeItem:
     if source == b"{}":
         return MadeItem(0, "", bytes(elements_of(columns.tool_calls or columns.content)[0]), {})
     if columns.role == "tool":
-        values = {"call_id": _encode(columns.tool_call_id), "output": _output(columns, is_ours=False)}
+        values = {"call_id": _encode(columns.tool_call_id), "output": write_output(columns.content, is_ours=False)}
     elif columns.tool_calls is not None:
         (call,) = _FUNCTION_CALLS.decode(columns.tool_calls)
         called = {"call_id": call.id, "name": call.function.name, "arguments": call.function.arguments}
         values = {name: bytes(value) for name, value in called.items()}
     else:
-        values = {"content": _parts(columns, is_ours=False)}
+        values = {"content": write_parts(columns.content, columns.role, is_ours=False)}
     return MadeItem(0, "", source, values)
 
 
@@ -253,13 +237,13 @@ def make_items(columns: Columns) -> Iterator[MadeItem]:
     status = _STATUSES.get(columns.status, "incomplete")
     if columns.role == "tool":
         kind = "function_call_output"
-        values = {"call_id": _encode(columns.tool_call_id), "output": _output(columns, is_ours=True)}
+        values = {"call_id": _encode(columns.tool_call_id), "output": write_output(columns.content, is_ours=True)}
         yield MadeItem(0, kind, _plain_source(kind, "tool", status, has_call=columns.tool_call_id is not None), values)
         return
     calls = elements_of(columns.tool_calls) if columns.role == "assistant" else []
     made = list(_make_calls(calls, status, 0 if columns.content is None else 1))
     if not made or not (columns.content is None or bytes(columns.content) in {_EMPTY_TEXT, _NO_PARTS}):
-        values = {"content": _parts(columns, is_ours=True)}
+        values = {"content": write_parts(columns.content, columns.role, is_ours=True)}
         yield MadeItem(0, "message", _plain_source("message", columns.role, status), values)
     yield from made
 
@@ -286,86 +270,6 @@ def _plain_source(kind: str, role: Role, status: Status, *, has_call: bool = Tru
     }[kind]
     whole = {"id": _NULL, "type": _encode(kind), **members, "status": _encode(status)}
     return write_object(whole.items())
-
-
-def write_object(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """A JSON object."""
-    return b"{%b}" % b",".join(b"%b:%b" % (_encode(name), value) for name, value in members)
-
-
-def part_kinds(columns: Columns) -> list[str]:
-    """The types of the content's parts."""
-    is_parts = columns.content is not None and is_a(columns.content, b"[")
-    return [shape.type for shape in _SHAPES.decode(columns.content)] if columns.content and is_parts else []
-
-
-def _output(columns: Columns, *, is_ours: bool) -> bytes:
-    if columns.content is None:
-        return _EMPTY_TEXT
-    if is_a(columns.content, b'"'):
-        return bytes(columns.content)
-    return _complete(columns.content, "input_text", is_ours=is_ours)
-
-
-def _parts(columns: Columns, *, is_ours: bool) -> bytes:
-    kind = "output_text" if columns.role == "assistant" else "input_text"
-    if columns.content is None:
-        return _NO_PARTS
-    if is_a(columns.content, b'"'):
-        return _TEXT_PARTS[kind] % bytes(columns.content)
-    return _complete(columns.content, kind, is_ours=is_ours)
-
-
-_TEXT_PARTS = {
-    "input_text": b'[{"type":"input_text","text":%b}]',
-    "output_text": b'[{"type":"output_text","text":%b,"annotations":[],"logprobs":[]}]',
-}
-
-
-def _complete(parts: Raw, text_kind: str, *, is_ours: bool) -> bytes:
-    """Parts with what typed clients demand; those of Chat Completions as they are called here."""
-    shapes = _SHAPES.decode(parts)
-    if not any((is_ours and shape.type in OUR_PARTS) or _missing(shape) for shape in shapes):
-        return bytes(parts)
-    written = (
-        _complete_part(raw, shape, text_kind, is_ours=is_ours)
-        for raw, shape in zip(elements_of(parts), shapes, strict=True)
-    )
-    return b"[%b]" % b",".join(written)
-
-
-def _missing(shape: _Shape) -> bool:
-    given = (getattr(shape, name) for name in _PART_DEFAULTS.get(shape.type, ()))
-    return any(value is UNSET or bytes(value) == _NULL for value in given)
-
-
-def _complete_part(raw: Raw, shape: _Shape, text_kind: str, *, is_ours: bool) -> bytes:
-    members, kind, part = members_of(raw), shape.type, bytes(raw)
-    if is_ours and kind in OUR_PARTS:
-        members = _rename(kind, members, text_kind)
-        kind = text_of(members["type"]) or ""
-        part = write_object((name, bytes(value)) for name, value in members.items())
-    defaults = _PART_DEFAULTS.get(kind, {})
-    if any(name in members and bytes(members[name]) == _NULL for name in defaults):
-        given = {name: bytes(value) for name, value in members.items()}
-        whole = {name: defaults.get(name, value) if value == _NULL else value for name, value in given.items()}
-        part = write_object(whole.items())
-    missing = [(name, value) for name, value in defaults.items() if name not in members]
-    return b"%b,%b" % (part[:-1], write_object(missing)[1:]) if missing else part
-
-
-def _rename(kind: str, members: Mapping[str, Raw], text_kind: str) -> Mapping[str, Raw]:
-    if kind == "text" and is_a(members.get("text"), b'"'):
-        return {**members, "type": Raw(_encode(text_kind))}
-    if kind == "image_url":
-        image = members_of(members.get("image_url"))
-        url = image.get("url", members.get("image_url"))
-        if url is not None and is_a(url, b'"'):
-            detail = {"detail": image["detail"]} if "detail" in image else {}
-            return {"type": Raw(b'"input_image"'), "image_url": url, **detail}
-    if kind == "file" and (file := members_of(members.get("file"))):
-        return {"type": Raw(b'"input_file"'), **file}
-    return members
 
 
 def entry_of(conversation_id: UUID, message: IncomingMessage, appended: AppendedMessage) -> Entry:

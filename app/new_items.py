@@ -10,7 +10,8 @@ from msgspec.json import Decoder
 
 from app.context import elements_of, members_of, text_of
 from app.errors import Flaw, InvalidInput
-from app.items import HOLES, OUR_PARTS, Columns, make_items, part_kinds, write_object
+from app.item_parts import OUR_PARTS, part_kinds, write_object
+from app.items import HOLES, Columns, make_items
 from app.payloads import IncomingMessage, check_payload, depth_of, fingerprint_of, measure_payloads, parse_object
 from app.wire.messages import DEPTH_LIMIT, Role, Status
 
@@ -257,7 +258,9 @@ def _is_held(kind: str, name: str, value: bytes, columns: Columns) -> bool:
 def _is_rebuilt(kind: str, members: dict[str, bytes], held: set[str], columns: Columns) -> bool:
     """Whether what the columns make has all members that came, in their order."""
     made = list(make_items(columns))
-    if [each.kind for each in made] != [kind] or any(part_kind in OUR_PARTS for part_kind in part_kinds(columns)):
+    if [each.kind for each in made] != [kind] or any(
+        part_kind in OUR_PARTS for part_kind in part_kinds(columns.content)
+    ):
         return False
     rest = iter(_MEMBERS.decode(made[0].source).items())
     return all(
