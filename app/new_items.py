@@ -12,7 +12,15 @@ from app.context import elements_of, members_of, text_of
 from app.errors import Flaw, InvalidInput
 from app.item_parts import OUR_PARTS, part_kinds, write_object
 from app.items import HOLES, Columns, make_items
-from app.payloads import IncomingMessage, check_payload, depth_of, fingerprint_of, measure_payloads, parse_object
+from app.payloads import (
+    IncomingMessage,
+    check_payload,
+    depth_of,
+    fingerprint_of,
+    measure_payloads,
+    parse_object,
+    refuse_repeats,
+)
 from app.wire.messages import DEPTH_LIMIT, Role, Status
 
 _REFUSED = frozenset({"item_reference", "compaction_trigger"})  # what no conversation holds
@@ -103,12 +111,7 @@ def parse_item(raw: bytes, limit_bytes: int, pointer: str) -> IncomingMessage:
 def parse_items(raws: Iterable[Raw], limit_bytes: int, pointer: str = "/items") -> list[IncomingMessage]:
     """The messages that items are. Raises InvalidInput, also where an id comes twice; TooLarge."""
     messages = [parse_item(bytes(raw), limit_bytes, f"{pointer}/{place}") for place, raw in enumerate(raws)]
-    known: set[str] = set()
-    for message in messages:
-        if message.client_id in known:
-            raise InvalidInput(Flaw(pointer=f"{message.pointer}/id", message="comes twice in the request"))
-        if message.client_id is not None:
-            known.add(message.client_id)
+    refuse_repeats(messages, "id")
     return messages
 
 

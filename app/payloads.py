@@ -294,13 +294,18 @@ def parse_message(raw: bytes, limit_bytes: int, pointer: str = "") -> IncomingMe
 def parse_messages(raws: list[Raw], limit_bytes: int) -> list[IncomingMessage]:
     """The messages of an envelope's `messages`. Raises InvalidInput, also where a client id comes twice; TooLarge."""
     messages = [parse_message(bytes(raw), limit_bytes, f"/messages/{place}") for place, raw in enumerate(raws)]
+    refuse_repeats(messages, "client_id")
+    return messages
+
+
+def refuse_repeats(messages: list[IncomingMessage], name: str) -> None:
+    """Raises InvalidInput for a client id that comes twice; `name` is the member in which they came."""
     known: set[str] = set()
     for message in messages:
         if message.client_id in known:
-            raise InvalidInput(Flaw(pointer=f"{message.pointer}/client_id", message="comes twice in the request"))
+            raise InvalidInput(Flaw(pointer=f"{message.pointer}/{name}", message="comes twice in the request"))
         if message.client_id is not None:
             known.add(message.client_id)
-    return messages
 
 
 def parse_append(body: bytes, limit_bytes: int) -> list[IncomingMessage]:
