@@ -46,7 +46,7 @@ _NO_LONE_SURROGATE = re.compile(
 )
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PATH_STEP = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$([^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _TYPE = re.compile(r"\b(?:str|int|bool|float)\b")
 _TYPES = {"str": "string", "int": "integer", "bool": "boolean", "float": "number"}
@@ -229,11 +229,12 @@ def _malformation(raw: bytes, reason: str) -> str:
 
 def _flaw(message: str, pointer: str) -> Flaw:
     """Msgspec's words with its path as a pointer, in the words of JSON, and without the client's values."""
-    if unknown := _UNKNOWN.fullmatch(message):
-        return Flaw(pointer=_join(pointer, unknown[1]), message="is unknown")
+    unknown = _UNKNOWN.fullmatch(message)
     reason, _, path = message.partition(" - at `$")
-    for name, index in _PATH_STEP.findall(path):
+    for name, index in _PATH_STEP.findall(path if unknown is None else unknown[2] or ""):
         pointer = _join(pointer, name or index)
+    if unknown:
+        return Flaw(pointer=_join(pointer, unknown[1]), message="is unknown")
     if missing := _MISSING.fullmatch(reason):
         return Flaw(pointer=_join(pointer, missing[1]), message="is required")
     if reason.startswith("Invalid enum value"):

@@ -691,6 +691,14 @@ REFUSED: list[tuple[dict[str, object], str, str | None]] = [
     ({"input": "x", "metadata": {str(n): "x" for n in range(17)}}, "object_above_max_properties", "metadata"),
     ({"input": "x", "conversation": "thread_1"}, "invalid_value", "conversation"),
     ({"input": "x", "conversation": 1}, "invalid_type", "conversation"),
+    ({"input": "x", "conversation": {"id": "conv_1", "x": 1}}, "unknown_parameter", "conversation.x"),
+    ({"input": "x", "tools": [{"type": "function", "name": "f", "x": 1}]}, "unknown_parameter", "tools[0].x"),
+    ({"input": "x", "tools": [{**ADD, "parameters": [1]}]}, "invalid_type", "tools[0].parameters"),
+    (
+        {"input": "x", "text": {"format": {"type": "json_schema", "name": "f", "schema": None}}},
+        "invalid_type",
+        "text.format.schema",
+    ),
     ({"input": "x", "conversation": {}}, "missing_required_parameter", "conversation.id"),
     ({"input": "x", **BOTH}, "mutually_exclusive_parameters", None),
 ]

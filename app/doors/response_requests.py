@@ -7,7 +7,7 @@ from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
 from app.asking import Asked
-from app.context import elements_of, members_of, text_of
+from app.context import elements_of, is_a, members_of, text_of
 from app.errors import Flaw, InvalidInput
 from app.new_items import parse_items
 from app.openai_bodies import parse_metadata
@@ -57,6 +57,7 @@ def parse_new_response(body: bytes, limit_bytes: int) -> ResponseRequest:
     members = _given(came)
     _refuse_unsupported(members)
     new = parse_object(body, _NEW_RESPONSE)
+    _refuse_other_schemas(new)
     if new.conversation is not None and new.previous_response_id is not None:
         message = "Mutually exclusive parameters: 'conversation' and 'previous_response_id'. Send one of them."
         raise Refusal(message, code="mutually_exclusive_parameters")
@@ -90,6 +91,17 @@ def _refuse_unsupported(members: Mapping[str, Raw]) -> None:
     for name in ("tools", "text"):
         if depth_of(bytes(members.get(name, b""))) > DEPTH_LIMIT:
             raise InvalidInput(Flaw(pointer=f"/{name}", message=f"nested deeper than {DEPTH_LIMIT}"))
+
+
+def _refuse_other_schemas(new: NewResponse) -> None:
+    """JSON schemas are objects."""
+    schemas = {f"/tools/{place}/parameters": tool.parameters for place, tool in enumerate(new.tools or ())}
+    given = {pointer: raw for pointer, raw in schemas.items() if bytes(raw) not in {b"", b"null"}}
+    if new.text is not None and isinstance(new.text.format, SchemaFormat):
+        given["/text/format/schema"] = new.text.format.schema
+    for pointer, raw in given.items():
+        if not is_a(raw, b"{"):
+            raise InvalidInput(Flaw(pointer=pointer, message="must be an object"))
 
 
 def _read_input(raw: Raw | None, limit_bytes: int) -> list[IncomingMessage]:
