@@ -5,8 +5,8 @@ What a reader is given of a growing text is committed before: a reader and the d
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -20,6 +20,7 @@ from app.heads import Heads
 from app.logs import log_broken
 from app.model import Finish, Model
 from app.payloads import IncomingMessage
+from app.queries import Conn
 from app.settings import Settings
 from app.stores.appends import Append
 from app.stores.contexts import get_context
@@ -39,6 +40,9 @@ from app.unkept import Conversed, UnkeptReply, read_unkept_context
 from app.wire.context import Context, ContextQuery
 from app.wire.messages import Appended, Message, Version
 from app.wire.replies import FinishReason
+
+Make = Callable[[Conn], Awaitable[object]]
+"""Makes what a reply is begun in."""
 
 _RENEWALS = 5
 """How often a lease is renewed in its time."""
@@ -89,16 +93,17 @@ class Writers:
             await asyncio.wait(left, timeout=_CLOSE_SECONDS)
 
     async def begin(
-        self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked
+        self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked, make: Make | None = None
     ) -> tuple[Appended, ReplyId, bool]:
         """What was appended, the reply, and whether it is a replay; goes on when the request does not.
 
-        Raises what begin_reply raises.
+        With `make` the conversation is made first, unless no reply is begun in it. Raises what begin_reply and `make`
+        raise.
         """
-        return await asyncio.shield(asyncio.create_task(self._begin(owner_id, conversation_id, append, asked)))
+        return await asyncio.shield(asyncio.create_task(self._begin(owner_id, conversation_id, append, asked, make)))
 
     async def _begin(
-        self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked
+        self, owner_id: UUID, conversation_id: UUID, append: Append, asked: Asked, make: Make | None
     ) -> tuple[Appended, ReplyId, bool]:
         begin = Begin(
             model=self._model.name,
@@ -107,7 +112,10 @@ class Writers:
             is_full=self._is_full,
         )
         try:
-            async with self._database.connection(lane=(owner_id, conversation_id)) as connection:
+            async with (
+                self._database.connection(lane=(owner_id, conversation_id)) as connection,
+                _made(connection, make),
+            ):
                 appended, is_replay = await begin_reply(connection, owner_id, conversation_id, append, begin)
         except Unavailable:
             if begin.is_written:
@@ -146,11 +154,9 @@ class Writers:
             try:
                 async with self._database.connection(lane=(owner_id, conversation_id)) as connection:
                     reply_id = await find_begun_reply(connection, owner_id, conversation_id, writer_id)
-            except Unavailable:
+            except (Unavailable, NotFound):  # a conversation that is made with its reply comes with the same commit
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            except NotFound:
-                return
             if reply_id is not None:
                 self._write(reply_id, asked)
             return
@@ -214,6 +220,16 @@ class Writers:
             pass
         except Exception as error:  # noqa: BLE001  # it goes on for the others
             log_broken(_logger, error)
+
+
+@asynccontextmanager
+async def _made(connection: Conn, make: Make | None) -> AsyncIterator[None]:
+    if make is None:
+        yield
+        return
+    async with connection.transaction():
+        await make(connection)
+        yield
 
 
 class _Writer:

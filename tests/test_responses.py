@@ -632,6 +632,29 @@ async def test_a_process_makes_only_so_many_responses(
         model.release()
 
 
+async def test_a_response_that_is_not_begun_leaves_no_conversation(
+    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer
+) -> None:
+    async with replica(replace(settings, reply_limit=1), url) as small, small.client(key) as client:
+
+        async def count_conversations() -> int:
+            return len((await client.get("/v1/conversations")).json()["data"])
+
+        held = (await client.post("/openai/v1/conversations", json={})).json()["id"]
+        item = {"id": "msg_mine", "type": "message", "role": "user", "content": "x"}
+        first = await ask(client, input=[item], conversation=held)
+        known = await client.post(PATH, json={"input": [item], "previous_response_id": first["id"]})
+        assert failure(known)[1] == "item_already_in_conversation"
+        assert await count_conversations() == 1
+        model.answers([Send(chunk({"content": "Wait"})), Hang()])
+        async with client.stream("POST", PATH, json={"input": "x", "stream": True, "conversation": held}):
+            for members in ({}, {"previous_response_id": first["id"]}):
+                full = await client.post(PATH, json={"input": "x", **members}, headers={"Idempotency-Key": "once"})
+                assert failure(full)[0] == 503
+        assert await count_conversations() == 1
+        model.release()
+
+
 async def test_a_response_that_is_cancelled_or_deleted_ends_its_stream(
     alice: httpx.AsyncClient, client: AsyncOpenAI, model: ModelServer
 ) -> None:

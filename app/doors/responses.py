@@ -29,6 +29,7 @@ from app.openai_errors import PREFIX, Refusal, answer_openai_error, render_opena
 from app.openapi import Operation
 from app.payloads import fingerprint_of
 from app.problems import error_named, request_id_of, title_of
+from app.queries import Conn
 from app.settings import Settings
 from app.stores.appends import Append
 from app.stores.conversations import ConversationPlan, create_conversation, fork_conversation, get_conversation
@@ -40,7 +41,7 @@ from app.wire.conversations import Conversation, ConversationFork
 from app.wire.messages import Message, Nothing
 from app.wire.replies import FinishReason
 from app.wire.responses import ModelResponse, NewResponse
-from app.writers import Writers
+from app.writers import Make, Writers
 
 _PRINT_PREFIX = b"responses\0"  # a request elsewhere with the same bytes is another
 _REPLAY = {"Idempotent-Replay": "true"}
@@ -159,19 +160,20 @@ async def _begin(room: _Room, asked: ResponseRequest, append: Append) -> tuple[R
         messages=[],
         fingerprint=None if append.key is None else append.fingerprint,
     )
-    async with room.database.connection(lane=(owner.id, conversation_id)) as connection:
-        await create_conversation(connection, owner, plan)
-    return await _begin_in(room, asked, conversation_id, append)
+    make = partial(create_conversation, owner=owner, plan=plan)
+    return await _begin_in(room, asked, conversation_id, append, make)
 
 
-async def _begin_in(room: _Room, asked: ResponseRequest, conversation_id: UUID, append: Append) -> tuple[ReplyId, bool]:
+async def _begin_in(
+    room: _Room, asked: ResponseRequest, conversation_id: UUID, append: Append, make: Make | None = None
+) -> tuple[ReplyId, bool]:
     """Begins the reply in a conversation. Raises ClientIdReused for items that it has already."""
     owner_id = room.caller.owner.id
     if any(message.client_id is not None for message in append.messages):
         async with room.database.connection() as connection:
             append = replace(append, messages=await settle_ids(connection, owner_id, conversation_id, append.messages))
     try:
-        _, reply_id, is_replay = await room.writers.begin(owner_id, conversation_id, append, asked.asked)
+        _, reply_id, is_replay = await room.writers.begin(owner_id, conversation_id, append, asked.asked, make)
     except InvalidInput:
         if append.messages:
             raise
@@ -197,15 +199,17 @@ async def _begin_behind(room: _Room, asked: ResponseRequest, append: Append) -> 
                 raise
     owner = room.caller.owner
     fork_id = _new_id(owner, append.key)
-    try:
-        async with room.database.connection(lane=(owner.id, conversation_id)) as connection:
-            fork = ConversationFork(through_seq=seq)
+
+    async def make(connection: Conn) -> None:
+        fork = ConversationFork(through_seq=seq)
+        try:
             await fork_conversation(connection, owner, conversation_id, fork, fork_id, _own_key(fork_id))
-    except errors.ConversationExists:
-        pass  # the same request made it before
-    except NotFound:
-        raise _no_previous(asked.new.previous_response_id) from None
-    return await _begin_in(room, asked, fork_id, append)
+        except errors.ConversationExists:
+            pass  # the same request made it before
+        except NotFound:
+            raise _no_previous(asked.new.previous_response_id) from None
+
+    return await _begin_in(room, asked, fork_id, append, make)
 
 
 async def _find_previous(room: _Room, previous_id: str) -> tuple[Conversation, int]:
