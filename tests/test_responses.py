@@ -655,6 +655,20 @@ async def test_a_response_that_is_not_begun_leaves_no_conversation(
         model.release()
 
 
+async def test_a_service_that_stops_lets_no_client_repeat_what_is_kept(
+    settings: Settings, url: DatabaseUrl, key: str, model: ModelServer
+) -> None:
+    model.answers([Send(chunk({"content": "Wait"})), Hang()])
+    async with replica(settings, url) as going, going.client(key) as client:
+        asking = asyncio.create_task(client.post(PATH, json={"input": "x"}))
+        async with asyncio.timeout(5):
+            while not model.requests:  # noqa: ASYNC110  # the model server is in another thread
+                await asyncio.sleep(0.02)
+        going.server.should_exit = True
+        answer = await asking
+    assert (failure(answer)[0], answer.headers["x-should-retry"]) == (503, "false")
+
+
 async def test_a_response_that_is_cancelled_or_deleted_ends_its_stream(
     alice: httpx.AsyncClient, client: AsyncOpenAI, model: ModelServer
 ) -> None:

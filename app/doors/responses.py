@@ -19,7 +19,7 @@ from app.auth import Caller
 from app.database import Database
 from app.doors.response_answers import EVENTS, Responder, ResponseEvents
 from app.doors.response_requests import ResponseRequest, parse_new_response
-from app.errors import ClientIdReused, DomainError, Flaw, InvalidInput, NotFound, PreconditionFailed
+from app.errors import ClientIdReused, DomainError, Flaw, InvalidInput, NotFound, PreconditionFailed, Unavailable
 from app.exchanges import ApiRequest, answer, answer_events, read_body, read_idempotency_key, read_query
 from app.headers import Expected
 from app.heads import Heads
@@ -125,8 +125,9 @@ class ResponseController(Controller):
         reply_id, is_replay = await _begin(room, asked, append)
         try:
             return await _answer(room, asked, reply_id, _REPLAY if is_replay else {})
-        except DomainError as error:  # what was said is kept: again, it would be said twice
-            refused = render_openai_error(error, request_id_of(request.scope))
+        except (DomainError, asyncio.CancelledError) as error:  # what was said is kept: again, it would be said twice
+            problem = error if isinstance(error, DomainError) else Unavailable()
+            refused = render_openai_error(problem, request_id_of(request.scope))
             headers = {**refused.headers, "x-should-retry": "false"}
             return Response(
                 refused.body,
