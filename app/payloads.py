@@ -46,7 +46,7 @@ _NO_LONE_SURROGATE = re.compile(
 )
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PATH_STEP = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$([^`]*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+?|)`(?: - at `\$([^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _TYPE = re.compile(r"\b(?:str|int|bool|float)\b")
 _TYPES = {"str": "string", "int": "integer", "bool": "boolean", "float": "number"}
