@@ -380,6 +380,20 @@ async def test_an_item_is_said_once(alice: httpx.AsyncClient, client: AsyncOpenA
 # Going on
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "again"}])
+async def test_the_id_of_a_deleted_item_is_free(
+    client: AsyncOpenAI, alice: httpx.AsyncClient, model: ModelServer, headers: dict[str, str]
+) -> None:
+    item = {"id": "msg_mine", "type": "message", "role": "user", "content": "1"}
+    conversation = await client.conversations.create(items=[item])  # type: ignore[list-item]
+    await client.conversations.items.delete("msg_mine", conversation_id=conversation.id)
+    model.answers(text_steps("A"))
+    answer = await alice.post(PATH, json={"input": [item], "conversation": conversation.id}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    listed = await items(alice, conversation.id)
+    assert (texts(listed), listed[0]["id"]) == (["1", "A"], "msg_mine")
+
+
 async def test_a_chain_of_responses_is_one_conversation_and_a_branch_another(
     client: AsyncOpenAI, alice: httpx.AsyncClient, model: ModelServer
 ) -> None:

@@ -33,7 +33,7 @@ from app.queries import Conn
 from app.settings import Settings
 from app.stores.appends import Append
 from app.stores.conversations import ConversationPlan, create_conversation, fork_conversation, get_conversation
-from app.stores.items import settle_ids
+from app.stores.items import release_ids, settle_ids
 from app.stores.replies import ReplyId, get_reply
 from app.streams import ReplyReader, stream_reply
 from app.unkept import Conversed, UnkeptReply
@@ -168,19 +168,36 @@ async def _begin(room: _Room, asked: ResponseRequest, append: Append) -> tuple[R
 async def _begin_in(
     room: _Room, asked: ResponseRequest, conversation_id: UUID, append: Append, make: Make | None = None
 ) -> tuple[ReplyId, bool]:
-    """Begins the reply in a conversation. Raises ClientIdReused for items that it has already."""
+    """Begins the reply in a conversation. Raises ClientIdReused for items that it has: a deleted one's id is free."""
     owner_id = room.caller.owner.id
     if any(message.client_id is not None for message in append.messages):
         async with room.database.connection() as connection:
             append = replace(append, messages=await settle_ids(connection, owner_id, conversation_id, append.messages))
+    begin = partial(_write_in, room, asked, conversation_id, append)
     try:
-        _, reply_id, is_replay = await room.writers.begin(owner_id, conversation_id, append, asked.asked, make)
+        reply_id, is_replay = await begin(make)
+    except ClientIdReused:
+        if make is not None:
+            raise
+    else:
+        if append.key is not None or not is_replay:
+            return reply_id, is_replay
+    return await begin(
+        partial(release_ids, owner_id=owner_id, conversation_id=conversation_id, messages=append.messages)
+    )
+
+
+async def _write_in(
+    room: _Room, asked: ResponseRequest, conversation_id: UUID, append: Append, make: Make | None
+) -> tuple[ReplyId, bool]:
+    try:
+        _, reply_id, is_replay = await room.writers.begin(
+            room.caller.owner.id, conversation_id, append, asked.asked, make
+        )
     except InvalidInput:
         if append.messages:
             raise
         raise InvalidInput(Flaw(pointer="/input", message="is required")) from None  # nothing has been said yet
-    if is_replay and append.key is None:
-        raise ClientIdReused
     return reply_id, is_replay
 
 

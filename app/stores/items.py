@@ -84,6 +84,12 @@ async def settle_ids(
     return settled
 
 
+async def release_ids(connection: Conn, owner_id: UUID, conversation_id: UUID, messages: list[IncomingMessage]) -> None:
+    """Frees the ids that deleted items had, for these. Raises NotFound, and ClientIdReused for one that is not free."""
+    async with lock_conversation(connection, owner_id, conversation_id):
+        await _release_ids(connection, owner_id, conversation_id, messages)
+
+
 async def _release_ids(
     connection: Conn, owner_id: UUID, conversation_id: UUID, messages: list[IncomingMessage]
 ) -> None:
