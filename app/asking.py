@@ -50,6 +50,8 @@ async def request_of(
     context = await read_context(ContextQuery(max_tokens=max_tokens, format="openai", complete=True))
     if context.through_seq is None and context.cut is not None:
         raise ContextExceeded
+    if not context.messages:
+        raise ModelRefused("the conversation says nothing that a model could reply to")
     return ModelRequest(
         messages=[*before, *(Raw(msgspec.json.encode(message)) for message in context.messages)],
         tools=asked.tools,

@@ -488,3 +488,11 @@ async def test_so_many_replies_at_once(settings: Settings, url: DatabaseUrl, key
         assert (refused.status_code, problem(refused)) == (503, "unavailable")
         assert await contents(client, path) == []
         model.release()
+
+
+async def test_a_conversation_in_which_nothing_is_said_is_shown_to_no_model(
+    alice: httpx.AsyncClient, model: ModelServer
+) -> None:
+    reply = await ask(alice, await new_conversation(alice), "")
+    assert (reply["finish_reason"], reply["message"]["status"]) == ("model-refused", "failed")
+    assert model.requests == []

@@ -46,7 +46,9 @@ from app.writers import Make, Writers
 _PRINT_PREFIX = b"responses\0"  # a request elsewhere with the same bytes is another
 _REPLAY = {"Idempotent-Replay": "true"}
 _LATE_SECONDS = 60
-_BROKEN_OFF = "The stream ends here, and the response is made to its end: its conversation will have it."
+_BROKEN_OFF = (
+    "The stream ends here; what was said is kept, and the conversation will have what is made of the response."
+)
 
 
 class _Room(Struct, frozen=True):
