@@ -1,6 +1,6 @@
 """Human conversations of chitchat-dataset, through a durable service that is killed half-way.
 
-Each 32nd of the 7,168, or with the fault tests all of them.
+Each 64th of the 7,168, or with the fault tests all of them.
 """
 
 import logging
@@ -213,7 +213,7 @@ def list_all(site: Site) -> dict[str, list[Conversation]]:
     return listed
 
 
-@pytest.fixture(scope="module", params=[32, pytest.param(1, marks=pytest.mark.faults)], ids=["some", "all"])
+@pytest.fixture(scope="module", params=[64, pytest.param(1, marks=pytest.mark.faults)], ids=["some", "all"])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """All chats are in it; when half of them were, the service was killed."""
     with new_data_dir() as data_dir:

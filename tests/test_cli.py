@@ -175,6 +175,7 @@ def test_ctrl_c_while_the_cluster_is_made_leaves_nothing_of_it() -> None:
         assert server_pids(data_dir) == []
 
 
+@pytest.mark.faults
 def test_the_postgresql_of_a_killed_service_is_adopted_by_the_next(stopped: Path) -> None:
     with serving("--local", VERBATIM_DATA_DIR=stopped) as service:
         service.stop(signal.SIGKILL)
@@ -204,6 +205,7 @@ def test_a_database_with_an_unknown_migration_is_not_served(url: DatabaseUrl) ->
     assert "has 9999_come_from_afar" in complaint(run_verbatim("serve", DATABASE_URL=text_of(url), VERBATIM_PORT=0))
 
 
+@pytest.mark.faults
 def test_a_database_that_forgets_is_not_served_unless_that_is_allowed(url: DatabaseUrl) -> None:
     refused = run_verbatim("serve", DATABASE_URL=text_of(url), VERBATIM_PORT=0, VERBATIM_ALLOW_UNSAFE_DATABASE="false")
     danger = "may lose what it acknowledged: fsync, full_page_writes, synchronous_commit off"

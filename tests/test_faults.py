@@ -473,7 +473,8 @@ def kill_under_load(
             work.wait_until(lambda ready_at=ready_at: log.last_acked_at > ready_at, RECOVERY_SECONDS)
 
 
-@pytest.mark.parametrize("request_count", [60, pytest.param(300, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("request_count", [300])
 @pytest.mark.parametrize("has_key", [True, False], ids=["key", "client ids"])
 def test_an_append_whose_answer_was_cut_is_repeated_into_the_same(
     proxy: FaultProxy, proxied_address: str, caller: Caller, seed: int, request_count: int, *, has_key: bool

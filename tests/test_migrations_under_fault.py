@@ -241,6 +241,7 @@ def test_a_migrator_killed_at_any_point_is_healed_by_the_next_start(
         kill_and_heal(next(databases), release, reference, at, after)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("migration", ["0001_create_ones", "0003_create_index"])
 def test_a_migrator_killed_between_migration_and_mark_is_healed(
     databases: Iterator[DatabaseUrl], release: Path, migration: str
@@ -289,6 +290,7 @@ def refused(url: DatabaseUrl, name: str) -> None:
     assert f"verbatim: {name}.sql" in told
 
 
+@pytest.mark.faults
 def test_an_edited_migration_is_named_and_fails_the_command(blank: DatabaseUrl, release: Path) -> None:
     add(release, "0001_create_ones", "CREATE TABLE ones (one bigint);")
     assert migrate(blank)[0] == 0
@@ -296,6 +298,7 @@ def test_an_edited_migration_is_named_and_fails_the_command(blank: DatabaseUrl, 
     refused(blank, "0001_create_ones")
 
 
+@pytest.mark.faults
 def test_a_dependency_that_is_not_there_is_named_and_fails_the_command(blank: DatabaseUrl, release: Path) -> None:
     add(release, "0002_create_twos", "CREATE TABLE twos (two bigint);", depends="0001_create_ones")
     refused(blank, "0002_create_twos")
@@ -309,6 +312,7 @@ def stranger(server: EmbeddedServer) -> Iterator[str]:
     run_sql(server.url(), "DROP ROLE {}", "stranger")
 
 
+@pytest.mark.faults
 def test_a_role_without_rights_is_told_which(stranger: str, blank: DatabaseUrl, release: Path) -> None:
     add(release, "0001_create_ones", "CREATE TABLE ones (one bigint);")
     code, told = migrate(replace(blank, user=stranger))

@@ -808,6 +808,7 @@ async def test_a_task_that_is_cancelled_leaves_the_server_at_once(script: list[S
 # Much
 
 
+@pytest.mark.faults
 async def test_a_hundred_thousand_tokens_are_an_answer(server: ModelServer) -> None:
     model = configured(server.url)
     words = default_words("much", 100_000)

@@ -654,6 +654,7 @@ async def client(url: DatabaseUrl, new_key: NewKey, model: ModelServer) -> Async
         yield client
 
 
+@pytest.mark.faults
 async def test_a_database_that_is_away_when_the_context_is_read_delays_the_reply(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -663,6 +664,7 @@ async def test_a_database_that_is_away_when_the_context_is_read_delays_the_reply
     assert (await check_reply(client, reader))["status"] == "completed"
 
 
+@pytest.mark.faults
 async def test_text_that_could_not_be_kept_is_kept_soon_though_the_model_says_no_more(
     client: httpx.AsyncClient, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -676,6 +678,7 @@ async def test_text_that_could_not_be_kept_is_kept_soon_though_the_model_says_no
     await asking
 
 
+@pytest.mark.faults
 async def test_a_reply_that_cannot_be_kept_fails(
     client: httpx.AsyncClient, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -691,6 +694,7 @@ async def test_a_reply_that_cannot_be_kept_fails(
     assert model.open_count == 0
 
 
+@pytest.mark.faults
 async def test_a_reply_whose_conversation_is_locked_keeps_no_other_from_its_end(
     url: DatabaseUrl, client: httpx.AsyncClient, connection: Conn
 ) -> None:
@@ -709,6 +713,7 @@ async def test_a_reply_whose_conversation_is_locked_keeps_no_other_from_its_end(
     await locking.close()
 
 
+@pytest.mark.faults
 async def test_what_a_stream_was_about_to_tell_when_the_database_went_away_is_told_later(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ async def until_ready(address: str) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.faults
 async def test_a_service_that_is_about_to_stop_says_so_and_goes_on(service: Service, new_key: NewKey) -> None:
     headers = {"Authorization": f"Bearer {await new_key(user='alice')}"}
     async with httpx.AsyncClient(base_url=service.wait_for_address(), headers=headers) as client:
@@ -56,6 +57,7 @@ async def test_a_service_that_is_about_to_stop_says_so_and_goes_on(service: Serv
         assert 1.3 < time.monotonic() - begun_at < 6
 
 
+@pytest.mark.faults
 async def test_a_second_signal_ends_the_wait(url: DatabaseUrl) -> None:
     with serving(DATABASE_URL=text_of(url), VERBATIM_DRAIN_SECONDS=60) as service:
         service.process.send_signal(signal.SIGTERM)
@@ -65,6 +67,7 @@ async def test_a_second_signal_ends_the_wait(url: DatabaseUrl) -> None:
         assert await wait_for_exit(service, 10) == 0
 
 
+@pytest.mark.faults
 async def test_what_is_in_flight_is_finished(service: Service, new_key: NewKey) -> None:
     """Also when the drain is over before its body is there."""
     arriving = asyncio.Event()

@@ -638,6 +638,7 @@ async def prepared(url: DatabaseUrl) -> str:
     return key
 
 
+@pytest.mark.faults
 async def test_a_user_returns_after_everything_was_killed(model: ModelServer) -> None:
     model.answers(*(text_steps(f"answer {number}") for number in range(1, 6)))
     first_turns = [text for number in (1, 2, 3) for text in (f"question {number}", f"answer {number}")]
