@@ -57,6 +57,14 @@ BEYOND_SCHEMAS = re.compile(
     "|was used before with another body"  # against what is stored, where that is a 400
     "|is stored already with another message"
     "|with this id is deleted"
+    "|Previous response with id"  # against what is stored
+    "|Mutually exclusive parameters"  # a member against another
+    "|Missing required parameter: 'input'"  # the same
+    "|begins with 'conv'"
+    r"|'input\[\d+\]"
+    "|is not supported"  # a null counts as absent, and tools are many
+    "|brings an id"  # that the conversation has, or of another form
+    "|reply is being made in this conversation"
 )
 """Why a request may be refused that satisfies the document, which has no words for it."""
 
