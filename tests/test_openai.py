@@ -202,7 +202,7 @@ async def test_parallel_requests_lose_nothing_and_keep_each_batch_together(alice
     batches = [[said(f"{number}-{place}") for place in range(5)] for number in range(12)]
 
     async def keep_on(batch: list[Json]) -> None:
-        while (await alice.post(f"{path}/items", json={"items": batch})).status_code == 503:  # noqa: ASYNC110  # is busy
+        while (await alice.post(f"{path}/items", json={"items": batch})).status_code == 503:  # noqa: ASYNC110  # until it has room
             await asyncio.sleep(0.1)
 
     await asyncio.gather(*map(keep_on, batches))

@@ -385,7 +385,7 @@ async def test_the_id_of_a_deleted_item_is_free(
     client: AsyncOpenAI, alice: httpx.AsyncClient, model: ModelServer, headers: dict[str, str]
 ) -> None:
     item = {"id": "msg_mine", "type": "message", "role": "user", "content": "1"}
-    conversation = await client.conversations.create(items=[item])  # type: ignore[list-item]
+    conversation = await client.conversations.create(items=[item])  # type: ignore[list-item]  # a plain dict will do
     await client.conversations.items.delete("msg_mine", conversation_id=conversation.id)
     model.answers(text_steps("A"))
     answer = await alice.post(PATH, json={"input": [item], "conversation": conversation.id}, headers=headers)
