@@ -487,5 +487,10 @@ async def test_a_database_that_comes_back_is_followed_again(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        assert (await append(alice, path, "one")).status_code == 201
+        # One session may be found dead only by using it: that is a 503, and the client's to repeat.
+        answer = await append(alice, path, "one", **{"Idempotency-Key": "one"})
+        while answer.status_code == 503:
+            await asyncio.sleep(0.05)
+            answer = await append(alice, path, "one", **{"Idempotency-Key": "one"})
+        assert answer.status_code == 201
         assert told([await stream.next()]) == [("message.created", "one")]
