@@ -1,17 +1,13 @@
 // The console: the list beside the chat, and what is in the address bar.
 
-import { el, copy, iconButton } from "./dom.js";
+import { copy, el, iconButton } from "./dom.js";
 import { enter } from "./door.js";
 import { forget } from "./key.js";
 import { List } from "./list.js";
-import { conversationMarkdown } from "./markdown.js";
-import { askLine, openMenu } from "./menu.js";
 import { Shelf } from "./shelf.js";
 import { SAY, sayProblem } from "./strings.js";
-import { toast } from "./toast.js";
 import "./verbatim-chat.js";
 
-const TITLE_LIMIT = 500;
 const [api, firstPage] = await enter((asked) => Shelf.first(asked));
 
 const list = new List({ onOpen: open, onMenu: showMenu, onMore: () => shelf.more().catch(complain) });
@@ -67,46 +63,13 @@ function refresh() {
 }
 
 function showMenu(button, conversation) {
-  const { id, pinned_at, archived_at } = conversation;
-  openMenu(button, [
-    [SAY.rename, () => rename(conversation)],
-    [pinned_at ? SAY.unpin : SAY.pin, () => change(id, { pinned: !pinned_at })],
-    [archived_at ? SAY.unarchive : SAY.archive, () => change(id, { archived: !archived_at })],
-    [SAY.copyAll, () => copyAll(conversation)],
-    [SAY.delete, () => remove(conversation)],
-  ]);
-}
-
-async function rename(conversation) {
-  const line = await askLine(SAY.title, shelf.nameOf(conversation), TITLE_LIMIT);
-  if (line !== null) await change(conversation.id, { title: line || null });
-}
-
-function change(id, body) {
-  return attempt(async () => {
-    const changed = await api.ask("PATCH", `/v1/conversations/${id}`, { body });
-    shelf.put(changed);
-    if (current?.id === id) name(changed);
-  });
-}
-
-function remove({ id }) {
-  const wasOpen = current?.id === id;
-  return attempt(async () => {
-    await api.ask("DELETE", `/v1/conversations/${id}`);
-    shelf.remove(id);
-    if (wasOpen) open(null);
-    toast(SAY.deleted, SAY.undo, () => attempt(async () => {
-      shelf.put(await api.ask("POST", `/v1/conversations/${id}/restore`));
-      if (wasOpen) open(id);
-    }));
-  });
-}
-
-function copyAll(conversation) {
-  return attempt(async () => {
-    await copy(await conversationMarkdown(api, conversation));
-    toast(SAY.copied);
+  const wasOpen = current?.id === conversation.id;
+  attempt(async () => {
+    const { showDeeds } = await import("./deeds.js");
+    showDeeds(button, conversation, {
+      api, shelf, attempt, onChanged: (changed) => current?.id === changed.id && name(changed),
+      onGone: () => wasOpen && open(null), onBack: (id) => wasOpen && open(id),
+    });
   });
 }
 
@@ -118,9 +81,11 @@ async function attempt(work) {
   }
 }
 
-function complain(problem) {
+async function complain(problem) {
   if (problem.name === "invalid-credentials") location.reload();
-  else if (problem.name !== "AbortError") toast(sayProblem(problem));
+  if (problem.name === "AbortError") return;
+  const { toast } = await import("./toast.js");
+  toast(sayProblem(problem));
 }
 
 // What is open

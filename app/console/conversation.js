@@ -18,9 +18,9 @@ export class Conversation {
   #lastSeq = 0;
   #life = new AbortController();
 
-  /** `onChange()`; `onText()`: the live reply has more text; `onEnd(problem)`: it can be followed no more. */
-  constructor(api, { onChange, onText, onEnd }) {
-    Object.assign(this, { api, onChange, onText, onEnd });
+  /** `onChange()`; `onText()`: more of the reply; `onMade(conversation)`; `onEnd(problem)`: it is followed no more. */
+  constructor(api, actions) {
+    Object.assign(this, { api, ...actions });
   }
 
   close() {
@@ -104,7 +104,7 @@ export class Conversation {
     const title = words.length > TITLE_CHARS ? `${words.slice(0, TITLE_CHARS).replace(/\s\S*$/, "")}…` : words;
     const made = await this.#insist(() => this.api.ask("POST", "/v1/conversations", { headers, body: { title }, signal }));
     await this.#attach(made);
-    this.onMade?.(made);
+    this.onMade(made);
   }
 
   async #truncate(seq) {

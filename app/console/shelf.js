@@ -1,7 +1,6 @@
 // The conversations as the list has them: pages as far as they were asked for, kept up to date by events.
 
 import { follow } from "./events.js";
-import { textOf } from "./markdown.js";
 
 const PAGE_SIZE = 100;
 const AT_ONCE = 4;
@@ -132,6 +131,7 @@ export class Shelf {
     this.#asking += 1;
     try {
       const { data } = await this.api.get(`/v1/conversations/${id}/messages`, { limit: 3 }, this.#life.signal);
+      const { textOf } = await import("./markdown.js");
       const first = data.find(({ role }) => role === "user") ?? data[0];
       this.#words.set(id, first ? textOf(first).slice(0, 4 * WORDS_CHARS).trim().replace(/\s+/g, " ").slice(0, WORDS_CHARS) : "");
     } catch {

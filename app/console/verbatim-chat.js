@@ -9,13 +9,12 @@
 
 import { Api } from "./api.js";
 import { Composer } from "./composer.js";
-import { Conversation } from "./conversation.js";
 import { el, iconButton } from "./dom.js";
-import { textOf } from "./markdown.js";
 import { SAY, sayProblem } from "./strings.js";
-import { Transcript } from "./transcript.js";
 
 const LOADING_MS = 200;
+
+const sheet = (name) => el("link", { rel: "stylesheet", href: new URL(name, import.meta.url).href });
 
 class VerbatimChat extends HTMLElement {
   static observedAttributes = ["base", "key", "user", "conversation"];
@@ -25,11 +24,11 @@ class VerbatimChat extends HTMLElement {
   #conversation = null;
   #transcript = null;
   #isDue = false;
+  #opening = {}; // what was asked for last: {wanted, api}
   #spoken = { seq: 0, chars: 0 };
 
   constructor() {
     super();
-    const sheet = (name) => el("link", { rel: "stylesheet", href: new URL(name, import.meta.url).href });
     this.scroller = el("div", { class: "scroller", tabIndex: 0, role: "region", ariaLabel: SAY.messages });
     this.trouble = el("p", { class: "trouble", role: "alert", hidden: true });
     this.away = el("p", { class: "away", role: "status" });
@@ -40,7 +39,7 @@ class VerbatimChat extends HTMLElement {
     this.composer = new Composer({
       onSend: (text, edited) => this.#say(text, edited),
       onStop: () => this.#try(this.#conversation.stop()),
-      onEditLast: () => this.#edit(this.#conversation.history?.messages.findLast(({ role }) => role === "user")),
+      onEditLast: () => this.#edit(this.#conversation?.history?.messages.findLast(({ role }) => role === "user")),
     });
     this.attachShadow({ mode: "open" }).append(
       sheet("theme.css"), sheet("chat.css"), this.scroller,
@@ -53,8 +52,8 @@ class VerbatimChat extends HTMLElement {
   }
 
   disconnectedCallback() {
-    this.#conversation?.close();
-    this.#conversation = null;
+    this.#opening = {};
+    this.#close();
   }
 
   attributeChangedCallback(name) {
@@ -85,8 +84,8 @@ class VerbatimChat extends HTMLElement {
       this.#isDue = false;
       const wanted = this.getAttribute("conversation") ?? "default";
       const api = this.#api ?? (this.#own ??= this.#ownApi());
-      const isHere = wanted && wanted === this.conversationId && api === this.#conversation.api;
-      if (this.isConnected && !isHere) this.#open(wanted, api);
+      const isHere = wanted && wanted === this.conversationId && api === this.#opening.api;
+      if (this.isConnected && !isHere) this.#open({ wanted, api });
     });
   }
 
@@ -95,38 +94,61 @@ class VerbatimChat extends HTMLElement {
     return new Api(base, this.getAttribute("key") ?? "", this.getAttribute("user") ?? "");
   }
 
-  async #open(wanted, api) {
-    this.#conversation?.close();
-    this.#transcript?.close();
-    this.#transcript = null;
-    const conversation = (this.#conversation = new Conversation(api, {
-      onChange: () => this.#conversation === conversation && this.#show(),
-      onText: () => this.#conversation === conversation && this.#hear(),
-      onEnd: (problem) => this.#conversation === conversation && this.#end(problem, wanted, api),
-    }));
-    conversation.onMade = (made) => this.dispatchEvent(new CustomEvent("verbatim-made", { detail: made }));
+  async #open(opening) {
+    this.#close();
+    this.#opening = opening;
     this.composer.edit(null);
     this.#complain(null);
     this.#show();
-    if (!wanted) return this.scroller.replaceChildren(el("p", { class: "welcome" }, SAY.welcome));
+    if (!opening.wanted) return this.scroller.replaceChildren(el("p", { class: "welcome" }, SAY.welcome));
     const loading = setTimeout(() => this.scroller.replaceChildren(el("p", { class: "loading" }, SAY.loading)), LOADING_MS);
     try {
-      await conversation.open(wanted);
+      await this.#start(opening);
+      await this.#conversation?.open(opening.wanted);
     } catch (problem) {
-      if (!conversation.isClosed) this.#end(problem, wanted, api);
+      if (this.#opening === opening) this.#end(problem);
     } finally {
       clearTimeout(loading);
     }
   }
 
+  /** Gets what shows a conversation: a page that greets does without. */
+  async #start(opening) {
+    const parts = [import("./conversation.js"), import("./transcript.js"), import("./markdown.js"), this.#dressed];
+    const [{ Conversation }, { Transcript }, { textOf }] = await Promise.all(parts);
+    if (this.#opening !== opening) return;
+    Object.assign(this, { Transcript, textOf });
+    const ifShown = (act) => (...given) => this.#opening === opening && act(...given);
+    this.#conversation = new Conversation(opening.api, {
+      onChange: ifShown(() => this.#show()),
+      onText: ifShown(() => this.#hear()),
+      onEnd: ifShown((problem) => this.#end(problem)),
+      onMade: ifShown((made) => this.dispatchEvent(new CustomEvent("verbatim-made", { detail: made }))),
+    });
+  }
+
+  get #dressed() {
+    const link = sheet("messages.css");
+    if (this.shadowRoot.querySelector(`link[href="${link.href}"]`)) return null;
+    this.shadowRoot.prepend(link);
+    return new Promise((resolve) => { link.onload = link.onerror = resolve; });
+  }
+
+  #close() {
+    this.#conversation?.close();
+    this.#transcript?.close();
+    this.#conversation = this.#transcript = null;
+  }
+
   #show() {
-    const { history, pending, reply, live, isAway, isBusy } = this.#conversation;
+    const { history, pending, reply, live, isAway = false, isBusy = false } = this.#conversation ?? {};
     this.composer.isBusy = isBusy;
     this.classList.toggle("busy", isBusy);
     this.away.textContent = isAway ? SAY.offline : "";
     this.again.hidden = isBusy || !history || history.hasNewer || history.messages.at(-1)?.role !== "user";
+    this.newest.hidden &&= true;
     if (!history) return;
-    this.#transcript ??= new Transcript(this.scroller, {
+    this.#transcript ??= new this.Transcript(this.scroller, {
       onReach: (side) => this.#reach(side),
       onMoved: (isAtEnd) => { this.newest.hidden = isAtEnd; },
       onEdit: (message) => this.#edit(message),
@@ -137,12 +159,14 @@ class VerbatimChat extends HTMLElement {
     if (!reply && this.#spoken.seq) this.#speak(history.messages.find(({ seq }) => seq === this.#spoken.seq));
   }
 
-  #end(problem, wanted, api) {
-    this.#transcript?.close();
-    this.#transcript = null;
-    this.again.hidden = true;
+  #end(problem) {
+    const { wanted, api } = this.#opening;
     const again = el("button", { type: "button", class: "framed" }, SAY.tryAgain);
-    again.onclick = () => this.#open(this.conversationId ?? wanted, api);
+    const opening = { wanted: this.conversationId ?? wanted, api };
+    again.onclick = () => this.#open(opening);
+    this.#close();
+    this.#opening = { wanted: "" };
+    this.#show();
     this.scroller.replaceChildren(el("div", { class: "ended", role: "alert" }, el("p", {}, sayProblem(problem)), again));
     this.dispatchEvent(new CustomEvent("verbatim-problem", { detail: problem }));
   }
@@ -165,15 +189,18 @@ class VerbatimChat extends HTMLElement {
   }
 
   async #say(text, edited) {
+    const opening = this.#opening;
+    if (!opening.wanted && !this.#conversation) await this.#start(opening);
     const conversation = this.#conversation;
-    if (!conversation.history) this.scroller.replaceChildren();
-    const isSaid = this.#try(conversation.say(text, edited));
+    const isReady = conversation?.history || !opening.wanted;
+    if (!conversation?.history) this.scroller.replaceChildren();
+    const isSaid = isReady && conversation && this.#try(conversation.say(text, edited));
     this.#transcript?.toEnd();
-    if (!(await isSaid) && this.#conversation === conversation) this.composer.giveBack(text, edited);
+    if (!(await isSaid) && this.#opening === opening) this.composer.giveBack(text, edited);
   }
 
   #edit(message) {
-    if (message && !this.#conversation.isBusy) this.composer.edit(message, textOf(message));
+    if (message && !this.#conversation.isBusy) this.composer.edit(message, this.textOf(message));
   }
 
   /** Whether it went well; what went wrong is said. */
@@ -206,7 +233,7 @@ class VerbatimChat extends HTMLElement {
   /** The rest of a reply, to those who listen. */
   #speak(message) {
     if (message?.status === "in_progress") return;
-    this.voice.textContent = message ? textOf(message).slice(this.#spoken.chars) : "";
+    this.voice.textContent = message ? this.textOf(message).slice(this.#spoken.chars) : "";
     this.#spoken = { seq: 0, chars: 0 };
   }
 }
