@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -85,9 +86,14 @@ async def say(page: Page, text: str) -> None:
     await page.keyboard.press("Enter")
 
 
+async def is_answered(page: Page) -> None:
+    await expect(page.get_by_label("Send")).to_be_visible()
+
+
 def begin(model: ModelServer, text: str, *rest: str) -> None:
     """The next reply begins with a text, and goes on when the model is released."""
-    model.answers([Send(chunk({"content": text})), Hang(), *text_steps(*rest)[1:]])
+    model.hold()
+    model.answers([Send(chunk({"content": text})), Hang(), *text_steps(*rest)])
 
 
 async def test_a_first_visit_comes_to_a_first_reply(visit: Visit, model: ModelServer, here: Replica, key: str) -> None:
@@ -110,7 +116,7 @@ async def test_a_reply_goes_on_after_a_reload(visit: Visit, model: ModelServer) 
     await expect(said(page)).to_have_text([TALK, "It is a"])
     model.release()
     await expect(said(page)).to_have_text([TALK, "It is a long story."])
-    await expect(page.get_by_label("Send")).to_be_visible()
+    await is_answered(page)
 
 
 async def test_each_conversation_shows_its_own_history(visit: Visit, alice: httpx.AsyncClient) -> None:
@@ -146,7 +152,7 @@ async def test_a_conversation_is_renamed_pinned_and_archived(visit: Visit, alice
         await new_conversation(alice, ["words"], title=name)
     page = await visit("/")
     await choose(page, "one", "Rename")
-    await page.get_by_label("Title").fill("first")
+    await page.get_by_label("Title", exact=True).fill("first")
     await page.keyboard.press("Enter")
     await choose(page, "first", "Pin")
     await expect(rows(page)).to_have_text(["first", "three", "two"])
@@ -213,7 +219,7 @@ async def test_what_is_said_in_one_tab_is_seen_in_the_other(
     for page in (one, other):
         await expect(said(page)).to_have_text([TALK, "To both of you."])
     await choose(one, TALK, "Rename")
-    await one.get_by_label("Title").fill("shared")
+    await one.get_by_label("Title", exact=True).fill("shared")
     await one.keyboard.press("Enter")
     await expect(rows(other)).to_have_text(["shared"])
 
@@ -222,19 +228,20 @@ async def test_a_server_that_goes_away_and_comes_back_is_all_that_is_seen_of_a_r
     browser: Browser, asking: Settings, shared_url: DatabaseUrl, key: str, model: ModelServer
 ) -> None:
     model.answers(text_steps("Before."), text_steps("After."))
-    async with replica(asking, shared_url) as first:
-        port = int(first.address.rpartition(":")[2])
-        context = visitor(browser, first.address)
-        page = await (await context.__aenter__()).new_page()
-        await page.goto(f"{first.address}#key={key}")
-        await say(page, "one")
-        await expect(said(page)).to_have_text(["one", "Before."])
-    await say(page, "two")
-    await expect(page.get_by_text("The server does not answer.").first).to_be_visible()
-    async with replica(asking, shared_url, port):
+    async with AsyncExitStack() as stack:
+        async with replica(asking, shared_url) as first:
+            port = int(first.address.rpartition(":")[2])
+            context = await stack.enter_async_context(visitor(browser, first.address))
+            page = await context.new_page()
+            await page.goto(f"{first.address}#key={key}")
+            await say(page, "one")
+            await expect(said(page)).to_have_text(["one", "Before."])
+            await is_answered(page)
+        await say(page, "two")
+        await expect(page.get_by_text("The server does not answer.").first).to_be_visible()
+        await stack.enter_async_context(replica(asking, shared_url, port))
         await expect(said(page)).to_have_text(["one", "Before.", "two", "After."])
         await expect(page.get_by_text("The server does not answer.")).to_have_count(0)
-        await context.__aexit__(None, None, None)
 
 
 async def test_a_phone_shows_the_chat_and_the_list_on_demand(

@@ -54,8 +54,7 @@ export class Conversation {
     this.#lastSeq = last_seq;
     this.history = new History(this.api, id, this.#life.signal);
     if (last_seq) await this.history.newest();
-    this.#findReply(this.history.messages.at(-1));
-    this.onChange();
+    this.#settle();
     follow(this.api, `${this.#home}/events`, {
       lastId: `${last_seq}.${revision}`,
       signal: this.#life.signal,
@@ -111,7 +110,7 @@ export class Conversation {
     const headers = { "If-Match": `"${this.#lastSeq}"` };
     await this.#insist(() => this.api.ask("DELETE", `${this.#home}/messages`, { query: { from_seq: seq }, headers }));
     await this.history.drop(seq);
-    this.onChange();
+    this.#settle();
   }
 
   /** The reply is made whether or not we stay; the conversation's events tell of it, here as in every other tab. */
@@ -123,8 +122,7 @@ export class Conversation {
     answer.body.cancel();
     if (!this.history.hasNewer) await this.history.newer();
     else await this.history.newest();
-    this.#findReply(this.history.messages.at(-1));
-    this.onChange();
+    this.#settle();
   }
 
   #insist(work, signal = this.#life.signal) {
@@ -141,16 +139,15 @@ export class Conversation {
     else if (name === "conversation.deleted") this.#end({ name: "not-found" });
   }
 
-  #created({ seq, ...message }) {
+  #created({ id, seq, role, status }) {
     this.#lastSeq = Math.max(this.#lastSeq, seq);
-    this.#findReply({ seq, ...message });
+    if (role === "assistant" && status === "in_progress") this.reply = { id, seq };
     this.#load(this.history.hasNewer ? null : this.history.newer(seq));
   }
 
   #updated({ seq, status }) {
     if (seq === this.reply?.seq && status !== "in_progress") this.reply = null;
-    const { hasNewer, lastSeq } = this.history;
-    this.#load(seq > lastSeq ? hasNewer || this.history.newer(seq) : this.history.again(seq));
+    this.#load(this.history.again(seq));
   }
 
   #deleted({ from_seq, through_seq }) {
@@ -167,11 +164,6 @@ export class Conversation {
     this.onChange();
   }
 
-  #findReply(message) {
-    if (message?.role !== "assistant" || message.status !== "in_progress") return;
-    this.reply = { id: message.id, seq: message.seq };
-  }
-
   #onState(state) {
     this.isAway = state === "away";
     this.onChange();
@@ -181,10 +173,19 @@ export class Conversation {
   async #load(done) {
     try {
       await done;
-      this.onChange();
+      this.#settle();
     } catch (problem) {
       this.#end(problem);
     }
+  }
+
+  /** Where the run has the newest message, that says whether a reply is being made. */
+  #settle() {
+    const last = this.history.messages.at(-1);
+    if (!this.history.hasNewer) {
+      this.reply = last?.role === "assistant" && last.status === "in_progress" ? { id: last.id, seq: last.seq } : null;
+    }
+    this.onChange();
   }
 
   #end(problem) {

@@ -43,19 +43,23 @@ export class History {
 
   /** What follows the run, if it does not have that seq already. */
   newer(seq = Infinity) {
-    return this.#inTurn(async () => {
-      const after = this.lastSeq;
-      if (after >= seq) return;
-      const page = await this.list({ after });
-      if (this.lastSeq !== after) return;
-      this.messages.push(...page.data);
-      this.hasNewer = page.has_more;
-    });
+    return this.#inTurn(() => this.#newer(seq));
   }
 
-  /** Looks again at a message of the run. */
+  async #newer(seq) {
+    const after = this.lastSeq;
+    if (after >= seq) return;
+    const page = await this.list({ after });
+    if (this.lastSeq !== after) return;
+    this.messages.push(...page.data);
+    this.hasNewer = page.has_more;
+  }
+
+  /** Looks again at a message, if it is of the run, or would follow it. */
   again(seq) {
     return this.#inTurn(async () => {
+      if (seq > this.lastSeq && !this.hasNewer) return this.#newer(seq);
+      if (seq < this.firstSeq || seq > this.lastSeq) return;
       const { data } = await this.list({ after: seq - 1, before: seq + 1 });
       if (seq < this.firstSeq || seq > this.lastSeq) return;
       this.messages = [...this.#outside(seq, seq), ...data].sort((one, other) => one.seq - other.seq);

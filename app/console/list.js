@@ -63,13 +63,20 @@ export class List {
     const first = Math.max(0, this.#placeAt(scrollTop) - AROUND);
     const seen = this.rows.slice(first, this.#placeAt(scrollTop + clientHeight) + AROUND);
     const held = document.activeElement?.closest?.(".row")?.dataset.id;
-    const kept = new Set([...seen.map(({ key }) => key), held]);
+    const focused = this.rows.find(({ key }) => key === held);
+    if (focused && !seen.includes(focused)) seen.splice(focused.top < seen[0].top ? 0 : seen.length, 0, focused);
+    const kept = new Set(seen.map(({ key }) => key));
     for (const [key, { element }] of this.shown) {
-      if (kept.has(key) && this.rows.some((row) => row.key === key)) continue;
+      if (kept.has(key)) continue;
       element.remove();
       this.shown.delete(key);
     }
-    for (const row of seen) this.#place(row);
+    let next = this.list.firstElementChild;
+    for (const row of seen) {
+      const { element } = this.#place(row);
+      if (element === next) next = next.nextElementSibling;
+      else this.list.insertBefore(element, next);
+    }
     if (scrollTop + 2 * clientHeight > this.scroller.scrollHeight && this.shelf.hasMore) this.actions.onMore();
   }
 
@@ -87,15 +94,14 @@ export class List {
   #place(row) {
     const shown = this.shown.get(row.key) ?? (row.day ? this.#newDay(row) : this.#newRow(row));
     this.shown.set(row.key, shown);
-    if (!shown.element.isConnected) this.list.append(shown.element);
     shown.element.style.translate = `0 ${row.top}px`;
-    if (row.day) return;
+    if (row.day) return shown;
     this.shelf.lookUp(row.conversation);
     shown.conversation = row.conversation;
     const name = this.shelf.nameOf(row.conversation) || (row.conversation.message_count ? SAY.untitled : SAY.empty);
-    if (shown.link.textContent === name) return;
-    shown.link.textContent = shown.link.title = name;
+    if (shown.link.textContent !== name) shown.link.textContent = shown.link.title = name;
     shown.more.ariaLabel = SAY.moreFor(name);
+    return shown;
   }
 
   #newDay({ day }) {
