@@ -29,6 +29,7 @@ export class Transcript {
 
   /** Shows the run of messages, `pending` what is being sent behind it, and `live` the text of a reply so far. */
   show(history, pending, live) {
+    this.#see();
     this.history = history;
     const places = this.#places();
     this.#patch(blocksOf(history.messages, history.hasNewer ? null : pending));
@@ -42,6 +43,7 @@ export class Transcript {
   say(live) {
     const text = live && this.shown.get(live.seq)?.element.querySelector(".live");
     if (!text || text.textContent === live.text) return;
+    this.#see();
     if (live.text.startsWith(text.textContent)) text.append(live.text.slice(text.textContent.length));
     else text.textContent = live.text;
     text.normalize();
@@ -92,35 +94,39 @@ export class Transcript {
     if (this.isAtEnd) this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
-  /** Lets go of what is far away, above and below. */
+  /** Lets go of what is farthest away, above or below, while there is too much. */
   #trim() {
-    const { top, bottom } = this.scroller.getBoundingClientRect();
-    const far = this.scroller.clientHeight * AHEAD * 1.5;
+    const { scroller, history } = this;
+    const { top, bottom } = scroller.getBoundingClientRect();
     const blocks = [...this.shown.values()].map((block) => ({ ...block, rect: block.element.getBoundingClientRect() }));
     let nodes = this.list.getElementsByTagName("*").length;
-    const cut = ({ key, element }) => {
+    while (nodes > NODES_LIMIT && blocks.length > 1) {
+      const above = top - blocks[0].rect.bottom;
+      const below = blocks.at(-1).rect.top - bottom;
+      if (Math.max(above, below) < scroller.clientHeight * AHEAD * 1.5) return;
+      const { key, seq, element, rect } = above > below ? blocks.shift() : blocks.pop();
+      const scrollTop = scroller.scrollTop - (above > below ? blocks[0].rect.top - rect.top : 0);
       nodes -= element.getElementsByTagName("*").length + 1;
       element.remove();
       this.shown.delete(key);
-    };
-    while (nodes > NODES_LIMIT && blocks.length > 1 && blocks.at(-1).rect.top > bottom + far) {
-      const block = blocks.pop();
-      cut(block);
-      if (block.seq) this.history.cutNewer(block.seq);
-    }
-    while (nodes > NODES_LIMIT && blocks.length > 1 && blocks[0].rect.bottom < top - far) {
-      const block = blocks.shift();
-      cut(block);
-      this.history.cutOlder(blocks[0].seq);
-      this.scroller.scrollTop -= blocks[0].rect.top - block.rect.top;
+      scroller.scrollTop = scrollTop;
+      if (above > below) history.cutOlder(blocks[0].seq);
+      else if (seq) history.cutNewer(seq);
     }
   }
 
-  #look() {
+  /** Whether the end is looked at, which then stays in sight. */
+  #see() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    if (!this.history || !clientHeight) return;
     const below = scrollHeight - scrollTop - clientHeight;
-    this.isAtEnd = below < AT_END_PX && !this.history.hasNewer;
+    if (this.history && clientHeight) this.isAtEnd = below < AT_END_PX && !this.history.hasNewer;
+    return below;
+  }
+
+  #look() {
+    const { scrollTop, clientHeight } = this.scroller;
+    const below = this.#see();
+    if (!this.history || !clientHeight) return;
     if (scrollTop < clientHeight * AHEAD && this.history.hasOlder) this.actions.onReach("older");
     if (below < clientHeight * AHEAD && this.history.hasNewer) this.actions.onReach("newer");
     this.actions.onMoved(this.isAtEnd);
