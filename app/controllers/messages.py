@@ -54,6 +54,7 @@ class MessageController(Controller):
     @post(
         operation_id="appendMessages",
         opt={
+            "is_hot": True,
             "operation": Operation(
                 body=(NewMessage, NewMessages),
                 example={"role": "user", "content": "What is a monad?", "client_id": "web-7f3a-1"},
@@ -67,7 +68,7 @@ class MessageController(Controller):
                     errors.IdempotencyKeyReused,
                     errors.ClientIdReused,
                 ),
-            )
+            ),
         },
     )
     async def append_messages(
@@ -100,7 +101,10 @@ class MessageController(Controller):
 
     @get(
         operation_id="listMessages",
-        opt={"operation": Operation(query=MessageListing, answers={200: Page[Message]}, errors=(errors.NotFound,))},
+        opt={
+            "is_hot": True,
+            "operation": Operation(query=MessageListing, answers={200: Page[Message]}, errors=(errors.NotFound,)),
+        },
     )
     async def list_messages(
         self,
