@@ -14,6 +14,7 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
+from app.appender import Appender
 from app.auth import Administrator, Authentication, Caller
 from app.controllers.contexts import ContextController
 from app.controllers.conversations import ConversationController
@@ -76,6 +77,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
     heads = Heads(database, settings, authentication.is_good, lambda: drain.is_draining)
     model = model_of(settings)
     writers = Writers(database, model, heads, settings)
+    appender = Appender(database, settings)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -87,6 +89,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
         finally:
             rolling_up.cancel()
             await asyncio.wait({rolling_up})
+            await appender.close()
             await writers.close()
             await heads.close()
             await model.close()
@@ -106,6 +109,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
         "drain": drain,
         "heads": heads,
         "writers": writers,
+        "appender": appender,
     }
     dependencies = {
         **{name: _constant(value) for name, value in constants.items()},

@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from app import errors
+from app.appender import Appender
 from app.auth import Caller
 from app.database import Database
 from app.exchanges import (
@@ -24,7 +25,7 @@ from app.openapi import Operation
 from app.pages import Page
 from app.payloads import fingerprint_of, parse_append, parse_message_change, parse_restoration
 from app.settings import Settings
-from app.stores import appends, deletions, messages
+from app.stores import deletions, messages
 from app.stores.appends import Append, refuse_reserved_ids
 from app.stores.messages import MessagePatch
 from app.wire.messages import (
@@ -76,7 +77,7 @@ class MessageController(Controller):
         request: ApiRequest,
         conversation_id: FromPath[str],
         caller: NamedDependency[Caller],
-        database: NamedDependency[Database],
+        appender: NamedDependency[Appender],
         settings: NamedDependency[Settings],
     ) -> Response[bytes]:
         """Append one message or a batch.
@@ -92,8 +93,7 @@ class MessageController(Controller):
         refuse_reserved_ids(incoming, MessageIds(parsed_id))
         fingerprint = fingerprint_of(await request.body()) if key is not None else b""
         append = Append(messages=incoming, key=key, fingerprint=fingerprint, expected=expected)
-        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
-            appended, is_replay = await appends.append_messages(connection, caller.owner.id, parsed_id, append)
+        appended, is_replay = await appender.append(caller.owner.id, parsed_id, append)
         headers = _headers(appended)
         if is_replay:
             headers["Idempotent-Replay"] = "true"
