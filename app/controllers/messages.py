@@ -5,6 +5,7 @@ from functools import partial
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
+from msgspec.structs import replace
 
 from app import errors
 from app.appender import Appender
@@ -24,6 +25,7 @@ from app.identifiers import MessageIds
 from app.openapi import Operation
 from app.pages import Page
 from app.payloads import fingerprint_of, parse_append, parse_message_change, parse_restoration
+from app.rendering import render_messages
 from app.settings import Settings
 from app.stores import deletions, messages
 from app.stores.appends import Append, refuse_reserved_ids
@@ -33,6 +35,7 @@ from app.wire.messages import (
     Message,
     MessageChange,
     MessageListing,
+    MessageQuery,
     MessagesRestoration,
     NewMessage,
     NewMessages,
@@ -121,7 +124,8 @@ class MessageController(Controller):
         listing = read_query(request, MessageListing)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection() as connection:
-            return answer(await messages.list_messages(connection, caller.owner.id, parsed_id, listing))
+            page = await messages.list_messages(connection, caller.owner.id, parsed_id, listing)
+        return answer(page if listing.format == "native" else replace(page, data=await render_messages(page.data)))
 
     @delete(
         status_code=200,
@@ -197,7 +201,7 @@ class MessageController(Controller):
     @get(
         "/{message_id:str}",
         operation_id="getMessage",
-        opt={"operation": Operation(answers={200: Message}, errors=(errors.NotFound,))},
+        opt={"operation": Operation(query=MessageQuery, answers={200: Message}, errors=(errors.NotFound,))},
     )
     async def get_message(
         self,
@@ -208,10 +212,11 @@ class MessageController(Controller):
         database: NamedDependency[Database],
     ) -> Response[bytes]:
         """Get a message by its id or its client id."""
-        read_query(request, Nothing)
+        query = read_query(request, MessageQuery)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection() as connection:
-            return answer(await messages.get_message(connection, caller.owner.id, parsed_id, message_id))
+            message = await messages.get_message(connection, caller.owner.id, parsed_id, message_id)
+        return answer(message if query.format == "native" else (await render_messages([message]))[0])
 
     @patch(
         "/{message_id:str}",
