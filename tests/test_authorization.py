@@ -563,8 +563,9 @@ def test_every_operation_has_a_row() -> None:
     assert ROWS.keys() == OPERATIONS.keys()
 
 
-OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json"), ("GET", "/docs")}
-UNDOCUMENTED = {("GET", "/openapi.json"), ("GET", "/docs")}
+CONSOLE = {("GET", path) for path in ("/", "/c/{conversation_id}", "/activity", "/assets/{name}")}
+UNDOCUMENTED = {("GET", "/openapi.json"), ("GET", "/docs"), *CONSOLE}
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), *UNDOCUMENTED}
 
 
 def test_exactly_the_open_routes_do_without_credentials() -> None:
