@@ -91,6 +91,11 @@ class Database:
         """Has the lane of what was written in this process told at once, behind its commit."""
         self._listeners.append(listener)
 
+    def tell(self, lane: Hashable) -> None:
+        """Tells who listens that something was written in a lane, and committed; `connection` does it for its own."""
+        for listener in self._listeners:
+            listener(lane)
+
     async def open(self) -> None:
         """Opens the pool, and no connection yet."""
         self._pool = await asyncpg.create_pool(
@@ -129,8 +134,7 @@ class Database:
                     seconds = self._settings.acquire_timeout_seconds - (get_running_loop().time() - begun_at)
                     async with self._held(seconds) as connection:
                         yield connection
-                for listener in self._listeners:
-                    listener(lane)
+                self.tell(lane)
         except (asyncpg.PostgresError, *_LOST) as error:
             if not is_passing(error):
                 raise

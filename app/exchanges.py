@@ -1,15 +1,14 @@
 """One HTTP exchange: the parts of a request as the handlers need them, and the answers they give."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
 from litestar.datastructures import State
-from litestar.exceptions import InternalServerException
 from litestar.response import Stream
-from litestar.types import HTTPScope
+from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 
 from app import sse
@@ -20,10 +19,55 @@ from app.identifiers import parse_uuid
 from app.payloads import parse_query, read
 
 T = TypeVar("T")
-ApiRequest: TypeAlias = Request[Caller, object, State]
-AdminRequest: TypeAlias = Request[Administrator, object, State]
+UserT = TypeVar("UserT")
 
+_NO_CONTENT = {204, 304}
 _encode = msgspec.json.Encoder().encode
+
+
+class OurRequest(Request[UserT, object, State], Generic[UserT]):
+    """A request, whose body is bounded where it is received."""
+
+    _whole_body: bytes | None = None
+
+    async def body(self) -> bytes:
+        """The body. Raises InvalidInput when the client left before its end."""
+        if self._whole_body is None:
+            pieces = []
+            message = await self.receive()
+            while message["type"] == "http.request" and message["more_body"]:
+                pieces.append(message["body"])
+                message = await self.receive()
+            if message["type"] != "http.request":
+                raise InvalidInput(detail="the body ended before its length")
+            self._whole_body = b"".join([*pieces, message["body"]])
+        return self._whole_body
+
+
+ApiRequest: TypeAlias = OurRequest[Caller]
+AdminRequest: TypeAlias = OurRequest[Administrator]
+
+
+class BytesResponse(Response[bytes]):
+    """An answer that goes out as it is."""
+
+    def __init__(self, content: bytes, status: int, media_type: str | None, headers: Mapping[str, str] | None) -> None:
+        self.content, self.status_code, self.media_type = content, status, media_type
+        self.headers = dict(headers or {})
+
+    def to_asgi_response(self, **_options: object) -> "BytesResponse":  # type: ignore[override]  # it is one
+        """Itself."""
+        return self
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Sends it."""
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        if self.status_code not in _NO_CONTENT:
+            if self.media_type is not None:
+                headers.append((b"content-type", self.media_type.encode()))
+            headers.append((b"content-length", b"%d" % len(self.content)))
+        await send({"type": "http.response.start", "status": self.status_code or 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self.content, "more_body": False})
 
 
 def header_values(scope: HTTPScope, name: bytes) -> list[str]:
@@ -36,19 +80,12 @@ async def read_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:
     content_types = header_values(request.scope, b"content-type")
     if len(content_types) != 1 or content_types[0].partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType
-    return await read(await _body(request), parse)
-
-
-async def _body(request: ApiRequest) -> bytes:
-    try:
-        return await request.body()
-    except InternalServerException:  # so Litestar calls a client that left
-        raise InvalidInput(detail="the body ended before its length") from None
+    return await read(await request.body(), parse)
 
 
 async def read_optional_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:
     """As `read_body`; no body is an empty object."""
-    return await read_body(request, parse) if await _body(request) else parse(b"{}")
+    return await read_body(request, parse) if await request.body() else parse(b"{}")
 
 
 def read_query(request: ApiRequest | AdminRequest, struct: type[T]) -> T:
@@ -84,12 +121,12 @@ def read_wants_events(request: ApiRequest) -> bool:
 
 def answer(content: Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """A JSON answer."""
-    return Response(_encode(content), status_code=status, media_type="application/json", headers=headers)
+    return BytesResponse(_encode(content), status, "application/json", headers)
 
 
 def answer_nothing(status: int, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """An answer without a body."""
-    return Response(b"", status_code=status, headers=headers)
+    return BytesResponse(b"", status, None, headers)
 
 
 def answer_events(

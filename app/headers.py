@@ -17,6 +17,11 @@ class Expected(Struct, frozen=True):
     seq: int | None = None
     revision: int | None = None
 
+    @property
+    def is_any(self) -> bool:
+        """Whether every version will do."""
+        return self.seq is None and self.revision is None
+
 
 def parse_idempotency_key(values: list[str]) -> str | None:
     """The key of an Idempotency-Key header: 1 to 255 visible ASCII characters; quoted or bare is the same key.

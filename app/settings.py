@@ -57,6 +57,9 @@ class Settings(Struct, kw_only=True, frozen=True):
     acquire_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for a free connection.")] = 1.0
     lock_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for another's lock.")] = 1.0
     command_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for a statement.")] = 2.5
+    shared_statements: Annotated[
+        bool, Meta(description="Lets requests that arrive at the same time share a statement. Off on Citus.")
+    ] = True
     request_timeout_seconds: Annotated[
         Seconds, Meta(description="The longest time to an answer, once the request is there.")
     ] = 4.5

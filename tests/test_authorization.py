@@ -256,6 +256,7 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
         Ask(path=in_conversation(its), query={"order": "desc", "limit": "1"}),
         Ask(path=in_conversation(its), query={"after": "1", "before": "3"}),
         Ask(path=in_conversation(its), query={"after": "1000"}),
+        Ask(path=in_conversation(its), query={"format": "html"}),
         Ask(path={"conversation_id": its.deleted}, is_gone=True),
         Ask(path={"conversation_id": its.deleted}, query={"order": "desc"}, is_gone=True),
     ],
@@ -301,6 +302,7 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
     "getMessage": lambda its: [
         Ask(path=in_conversation(its, message_id=its.message)),
         Ask(path=in_conversation(its, message_id=its.client_id)),
+        Ask(path=in_conversation(its, message_id=its.client_id), query={"format": "html"}),
         Ask(path={"conversation_id": its.deleted, "message_id": its.client_id}, is_gone=True),
     ],
     "updateMessage": lambda its: [

@@ -93,6 +93,7 @@ class ConversationController(Controller):
     @post(
         operation_id="createConversation",
         opt={
+            "is_hot": True,
             "operation": Operation(
                 body=(NewConversation,),
                 body_is_optional=True,
@@ -106,7 +107,7 @@ class ConversationController(Controller):
                     errors.ConversationDeleted,
                     errors.IdempotencyKeyReused,
                 ),
-            )
+            ),
         },
     )
     async def create_conversation(
@@ -141,6 +142,7 @@ class ConversationController(Controller):
         "/by-key/{key:str}",
         operation_id="getOrCreateConversation",
         opt={
+            "is_hot": True,
             "operation": Operation(
                 body=(NewConversation,),
                 body_is_optional=True,
@@ -148,7 +150,7 @@ class ConversationController(Controller):
                 answers={200: Conversation, 201: Conversation},
                 answer_headers=("ETag", "Location"),
                 errors=(errors.ReservedId, errors.ConversationExists, errors.ConversationDeleted),
-            )
+            ),
         },
     )
     async def get_or_create_conversation(
@@ -179,7 +181,7 @@ class ConversationController(Controller):
 
     @get(
         operation_id="listConversations",
-        opt={"operation": Operation(query=ConversationListing, answers={200: Page[Conversation]})},
+        opt={"is_hot": True, "operation": Operation(query=ConversationListing, answers={200: Page[Conversation]})},
     )
     async def list_conversations(
         self, request: ApiRequest, caller: NamedDependency[Caller], database: NamedDependency[Database]
@@ -197,12 +199,13 @@ class ConversationController(Controller):
         "/{conversation_id:str}",
         operation_id="getConversation",
         opt={
+            "is_hot": True,
             "operation": Operation(
                 headers=("If-None-Match",),
                 answers={200: Conversation, 304: None},
                 answer_headers=("ETag",),
                 errors=(errors.NotFound,),
-            )
+            ),
         },
     )
     async def get_conversation(

@@ -5,8 +5,10 @@ from functools import partial
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
+from msgspec.structs import replace
 
 from app import errors
+from app.appender import Appender
 from app.auth import Caller
 from app.database import Database
 from app.exchanges import (
@@ -23,8 +25,9 @@ from app.identifiers import MessageIds
 from app.openapi import Operation
 from app.pages import Page
 from app.payloads import fingerprint_of, parse_append, parse_message_change, parse_restoration
+from app.rendering import render_messages
 from app.settings import Settings
-from app.stores import appends, deletions, messages
+from app.stores import deletions, messages
 from app.stores.appends import Append, refuse_reserved_ids
 from app.stores.messages import MessagePatch
 from app.wire.messages import (
@@ -32,6 +35,7 @@ from app.wire.messages import (
     Message,
     MessageChange,
     MessageListing,
+    MessageQuery,
     MessagesRestoration,
     NewMessage,
     NewMessages,
@@ -54,6 +58,7 @@ class MessageController(Controller):
     @post(
         operation_id="appendMessages",
         opt={
+            "is_hot": True,
             "operation": Operation(
                 body=(NewMessage, NewMessages),
                 example={"role": "user", "content": "What is a monad?", "client_id": "web-7f3a-1"},
@@ -67,7 +72,7 @@ class MessageController(Controller):
                     errors.IdempotencyKeyReused,
                     errors.ClientIdReused,
                 ),
-            )
+            ),
         },
     )
     async def append_messages(
@@ -75,7 +80,7 @@ class MessageController(Controller):
         request: ApiRequest,
         conversation_id: FromPath[str],
         caller: NamedDependency[Caller],
-        database: NamedDependency[Database],
+        appender: NamedDependency[Appender],
         settings: NamedDependency[Settings],
     ) -> Response[bytes]:
         """Append one message or a batch.
@@ -91,8 +96,7 @@ class MessageController(Controller):
         refuse_reserved_ids(incoming, MessageIds(parsed_id))
         fingerprint = fingerprint_of(await request.body()) if key is not None else b""
         append = Append(messages=incoming, key=key, fingerprint=fingerprint, expected=expected)
-        async with database.connection(lane=(caller.owner.id, parsed_id)) as connection:
-            appended, is_replay = await appends.append_messages(connection, caller.owner.id, parsed_id, append)
+        appended, is_replay = await appender.append(caller.owner.id, parsed_id, append)
         headers = _headers(appended)
         if is_replay:
             headers["Idempotent-Replay"] = "true"
@@ -100,7 +104,10 @@ class MessageController(Controller):
 
     @get(
         operation_id="listMessages",
-        opt={"operation": Operation(query=MessageListing, answers={200: Page[Message]}, errors=(errors.NotFound,))},
+        opt={
+            "is_hot": True,
+            "operation": Operation(query=MessageListing, answers={200: Page[Message]}, errors=(errors.NotFound,)),
+        },
     )
     async def list_messages(
         self,
@@ -117,7 +124,8 @@ class MessageController(Controller):
         listing = read_query(request, MessageListing)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection() as connection:
-            return answer(await messages.list_messages(connection, caller.owner.id, parsed_id, listing))
+            page = await messages.list_messages(connection, caller.owner.id, parsed_id, listing)
+        return answer(page if listing.format == "native" else replace(page, data=await render_messages(page.data)))
 
     @delete(
         status_code=200,
@@ -193,7 +201,7 @@ class MessageController(Controller):
     @get(
         "/{message_id:str}",
         operation_id="getMessage",
-        opt={"operation": Operation(answers={200: Message}, errors=(errors.NotFound,))},
+        opt={"operation": Operation(query=MessageQuery, answers={200: Message}, errors=(errors.NotFound,))},
     )
     async def get_message(
         self,
@@ -204,10 +212,11 @@ class MessageController(Controller):
         database: NamedDependency[Database],
     ) -> Response[bytes]:
         """Get a message by its id or its client id."""
-        read_query(request, Nothing)
+        query = read_query(request, MessageQuery)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection() as connection:
-            return answer(await messages.get_message(connection, caller.owner.id, parsed_id, message_id))
+            message = await messages.get_message(connection, caller.owner.id, parsed_id, message_id)
+        return answer(message if query.format == "native" else (await render_messages([message]))[0])
 
     @patch(
         "/{message_id:str}",

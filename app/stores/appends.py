@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +15,8 @@ from app.payloads import IncomingMessage, count_tokens
 from app.queries import Conn, Query
 from app.wire.messages import Appended, AppendedMessage, Version
 
+T = TypeVar("T")
+
 _ATTEMPTS = 5
 """A lost race is decided by the next attempt; more than one loss needs deletes in between."""
 
@@ -22,6 +25,13 @@ class _Made(Struct, frozen=True):
     seq: int
     created_at: datetime
     last_seq: int
+    revision: int
+
+
+class _Shared(Struct, frozen=True):
+    place: int
+    seq: int
+    created_at: datetime
     revision: int
 
 
@@ -43,6 +53,7 @@ class _Fingerprint(Struct, frozen=True):
 
 _APPEND_ONE = Query("append_message", _Made)
 _APPEND_MANY = Query("append_messages", _Made)
+_APPEND_SHARED = Query("append_shared", _Shared)
 _GET_VERSION = Query("get_version", Version)
 _LIST_STORED = Query("list_stored", _Stored)
 _LIST_FINGERPRINTS = Query("list_fingerprints", _Fingerprint)
@@ -63,6 +74,14 @@ class Append:
         if self.key is not None:
             return None
         return [message.client_id for message in self.messages if message.client_id is not None] or None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to append."""
+
+    owner_id: UUID
+    conversation_id: UUID
 
 
 def refuse_reserved_ids(messages: list[IncomingMessage], ids: MessageIds) -> None:
@@ -94,6 +113,49 @@ def columns_of(messages: list[IncomingMessage]) -> dict[str, object]:
         "input_tokens": sum(count for count, _ in tokens),
         "output_tokens": sum(count for _, count in tokens),
     }
+
+
+def _column(values: list[T | None]) -> list[T | None] | None:
+    """A column of a shared statement; the driver takes its time over each NULL, and none over no array."""
+    return values if any(value is not None for value in values) else None
+
+
+async def append_shared(connection: Conn, requests: list[tuple[Place, Append]]) -> list[Appended | None]:
+    """What each of the requests made, which are of one message without an expected version.
+
+    None: nothing is known of it, `append_messages` decides. No two have the same key or client id in one conversation.
+    """
+    messages = [append.messages[0] for _, append in requests]
+    tokens = [count_tokens(message.usage) if message.usage else (None, None) for message in messages]
+    rows = await _APPEND_SHARED.fetch(
+        connection,
+        owner_ids=[place.owner_id for place, _ in requests],
+        conversation_ids=[place.conversation_id for place, _ in requests],
+        append_keys=_column([append.key for _, append in requests]),
+        client_ids=_column([message.client_id for message in messages]),
+        roles=[message.role for message in messages],
+        statuses=[message.status for message in messages],
+        tool_call_ids=_column([message.tool_call_id for message in messages]),
+        names=_column([message.name for message in messages]),
+        models=_column([message.model for message in messages]),
+        contents=_column([message.content for message in messages]),
+        tool_calls=_column([message.tool_calls for message in messages]),
+        audio_files=_column([message.audio_files for message in messages]),
+        function_calls=_column([message.function_calls for message in messages]),
+        usages=_column([message.usage for message in messages]),
+        metadata=_column([message.metadata for message in messages]),
+        sources=_column([message.source for message in messages]),
+        fingerprints=_column([_fingerprints(append)[0] for _, append in requests]),
+        body_bytes=[message.body_bytes for message in messages],
+        input_tokens=_column([count for count, _ in tokens]),
+        output_tokens=_column([count for _, count in tokens]),
+    )
+    appended: list[Appended | None] = [None] * len(requests)
+    for row in rows:
+        place, append = requests[row.place - 1]
+        made = _messages(append, MessageIds(place.conversation_id), row.seq, row.created_at)
+        appended[row.place - 1] = Appended(messages=made, last_seq=row.seq, revision=row.revision)
+    return appended
 
 
 async def append_messages(
