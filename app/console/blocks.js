@@ -37,7 +37,7 @@ export function buildBlock({ messages: [message, ...results] }, actions) {
   });
   return el(
     "li", { class: `message ${role}`, data: { seq: seq ?? "", status } },
-    el("h3", { class: "who" }, message.name || SAY[role]),
+    el("h2", { class: "who" }, message.name || SAY[role]),
     role === "tool" ? buildCall(null, message) : buildBody(message),
     ...calls, ...[...loose].map((result) => buildCall(null, result)),
     buildFoot(message, actions),
@@ -87,8 +87,8 @@ function buildCall(call, result) {
       el("span", { class: "state" }, result || !call ? "" : SAY.noResult)),
   );
   fold.addEventListener("toggle", () => {
-    if (call) fold.append(el("h4", {}, SAY.asked), plain(pretty(call.arguments), "data"));
-    if (result) fold.append(el("h4", {}, SAY.answered), plain(pretty(textOf(result)), "data"));
+    if (call) fold.append(el("h3", {}, SAY.asked), plain(pretty(call.arguments), "data"));
+    if (result) fold.append(el("h3", {}, SAY.answered), plain(pretty(textOf(result)), "data"));
   }, { once: true });
   return fold;
 }

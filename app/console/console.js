@@ -58,6 +58,7 @@ function showShelf(isArchived, page) {
 
 function refresh() {
   list.show(shelf);
+  performance.mark("verbatim.listed");
   const known = current && shelf.get(current.id);
   if (known) name(known);
 }

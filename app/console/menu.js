@@ -20,7 +20,7 @@ export function openMenu(button, items) {
     button.ariaExpanded = String(newState === "open");
     if (newState === "closed") menu.remove();
   };
-  document.body.append(menu);
+  button.closest("aside, main").append(menu);
   menu.showPopover();
   const at = button.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = menu;

@@ -14,7 +14,6 @@ export const SAY = {
   userHelp: "This key acts for whomever it names. Whose conversations are these?",
   enter: "Enter",
   waiting: "Trying again…",
-  keyRefused: "This key is not let in.",
   forgetKey: "Forget the key",
 
   // The list
@@ -91,7 +90,7 @@ export const SAY = {
   "problem-offline": "The server does not answer.",
   "problem-unavailable": "The server is busy.",
   "problem-not-found": "There is no such conversation.",
-  "problem-invalid-credentials": "The key is let in no more.",
+  "problem-invalid-credentials": "This key is not let in.",
   "problem-reply-in-progress": "A reply is still being made.",
   "problem-precondition-failed": "Something was said meanwhile. Look again.",
   "problem-too-large": "This is too long.",
