@@ -61,4 +61,4 @@ async def visitor(browser: Browser, *origins: str, **options: Any) -> AsyncItera
     context.on("console", watch.on_console)
     yield context
     await context.close()
-    assert watch.wrongs == []
+    assert watch.wrongs == [], watch.wrongs

@@ -1,6 +1,5 @@
 """The console, as a person uses it: in a real browser, at a real service, with a model that is told what to say."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -13,7 +12,7 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 from app.database_url import DatabaseUrl
 from app.settings import Settings
 from tests.browsers import visitor
-from tests.conftest import PATIENT, NewKey, append, contents, new_conversation
+from tests.conftest import PATIENT, NewKey, contents, new_conversation
 from tests.live import Replica, replica
 from tests.model_server import Hang, ModelServer, Send, chunk, model_server, text_steps
 
