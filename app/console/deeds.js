@@ -43,6 +43,7 @@ export function showDeeds(button, conversation, { api, shelf, onChanged, onGone,
     [pinned_at ? SAY.unpin : SAY.pin, () => change({ pinned: !pinned_at })],
     [archived_at ? SAY.unarchive : SAY.archive, () => change({ archived: !archived_at })],
     [SAY.copyAll, () => attempt(copyAll)],
+    [SAY.stats, () => attempt(async () => (await import("./stats.js")).showStats(api, { id, title: shelf.nameOf(conversation) }))],
     [SAY.delete, () => attempt(remove)],
   ]);
 }

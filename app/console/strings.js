@@ -45,6 +45,7 @@ export const SAY = {
   archive: "Archive",
   unarchive: "Bring back from the archive",
   copyAll: "Copy as Markdown",
+  stats: "Statistics",
   delete: "Delete",
   deleted: "Conversation deleted.",
   undo: "Undo",
