@@ -11,7 +11,7 @@ LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --
 # The PostgreSQL of `make test`: 18, or Debian's 15.
 PG ?= 18
 
-.PHONY: run test test-all test-faults check audit format lock clean
+.PHONY: run test test-all test-faults check audit format lock shots clean
 
 run: .venv/local
 	@exec $(BIN)/verbatim serve --local
@@ -53,6 +53,10 @@ lock: .venv/dev
 	$(BIN)/$(LOCK) pyproject.toml --extra local -c requirements.lock -o requirements-local.lock
 	$(BIN)/$(LOCK) pyproject.toml --extra local --group dev -c requirements-local.lock -o requirements-dev.lock
 	cd tests/node && ../../$(BIN)/npm install --package-lock-only
+
+# The README's pictures of the console, by the tests' browser.
+shots: .venv/dev
+	$(BIN)/python -m tests.shots
 
 .venv/local: requirements-local.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

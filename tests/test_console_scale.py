@@ -1,9 +1,6 @@
 """The console with more than anybody reads: no gap, no jump, no stutter, and few nodes."""
 
-import json
-from collections.abc import AsyncIterator
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import pytest
@@ -104,3 +101,46 @@ async def test_five_thousand_messages_scroll_back_without_a_gap_a_repeat_or_a_ju
     assert await page.evaluate(COUNT_NODES) < NODES_LIMIT
     await page.get_by_label("To the newest").click()
     await expect(page.locator(".message").last).to_contain_text("Number 5000")
+
+
+SCROLL_DOWN = """async () => {
+    const scroller = document.querySelector("nav .scroller");
+    const frame = () => new Promise(requestAnimationFrame);
+    let end = 0;
+    while (end < 300) {
+        const before = scroller.scrollTop;
+        scroller.scrollTop += 3000;
+        await frame();
+        end = scroller.scrollTop === before ? end + 1 : 0;
+    }
+    return document.querySelector(".row:last-child > a").textContent;
+}"""
+
+
+async def test_two_thousand_conversations_scroll_to_the_last(
+    visit: Visit, alice: httpx.AsyncClient, connection: Conn, tenant: str
+) -> None:
+    await new_conversation(alice, title="new")
+    await crowd(connection, owner_id_of(tenant, "alice"), 2000)
+    page = await visit("/")
+    await expect(rows(page).first).to_have_text("new")
+    assert await page.evaluate(SCROLL_DOWN) == "Conversation 2000"
+    assert await page.evaluate(COUNT_NODES) < NODES_LIMIT
+
+
+@pytest.mark.faults  # minutes, and a machine that does nothing else
+async def test_ten_thousand_conversations_and_fifty_thousand_messages_stay_smooth(
+    visit: Visit, alice: httpx.AsyncClient, connection: Conn, tenant: str
+) -> None:
+    path = await long_talk(alice, connection, tenant, 50_000)
+    await crowd(connection, owner_id_of(tenant, "alice"), 10_000)
+    page = await visit(path)
+    await expect(page.locator(".message").last).to_contain_text("Number 50000")
+    await page.evaluate(WATCH_TASKS)
+    assert await page.evaluate(SCROLL_DOWN) == "Conversation 10000"
+    for _ in range(40):
+        await page.locator("verbatim-chat .scroller").hover()
+        await page.mouse.wheel(0, -3000)
+        assert await page.evaluate(COUNT_NODES) < NODES_LIMIT
+    tasks = await page.evaluate("tasks")
+    assert max(tasks, default=0) <= LONGEST_TASK_MS, tasks

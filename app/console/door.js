@@ -1,4 +1,4 @@
-// Lets a person in: finds the key, and asks for it where there is none or it is refused.
+// Lets a person in: by the key that is found, else as whoever stands before the service says, else by a key that is asked for.
 
 import { Api } from "./api.js";
 import { el } from "./dom.js";
@@ -9,16 +9,14 @@ const BASE = new URL("..", import.meta.url).href;
 
 /** The API, for a key by which `look(api)` succeeds, and what that found. */
 export async function enter(look) {
-  let given = await keys.find();
-  for (let problem = null; ; ) {
-    given = problem || !given ? await ask(given, problem) : given;
+  for (let given = (await keys.find()) ?? { key: "", user: "" }; ;) {
     const api = new Api(BASE, given.key, given.user);
     try {
       const found = await api.insist(() => look(api), { onPause: (pause) => wait(sayProblem(pause)) });
       document.querySelector(".door")?.remove();
       return [api, found];
-    } catch (refused) {
-      problem = refused;
+    } catch (problem) {
+      given = await ask(given, problem);
     }
   }
 }
@@ -33,10 +31,10 @@ function wait(text) {
 }
 
 function ask(given, problem) {
-  const needsUser = problem?.name === "user-required" || Boolean(given?.user);
-  const key = el("input", { type: "password", name: "key", required: true, autocomplete: "off", value: given?.key ?? "" });
-  const user = el("input", { name: "user", required: true, autocomplete: "off", value: given?.user ?? "" });
-  const refused = problem && problem.name !== "user-required" ? sayProblem(problem) : "";
+  const needsUser = problem.name === "user-required" || Boolean(given.user);
+  const key = el("input", { type: "password", name: "key", required: true, autocomplete: "off", value: given.key });
+  const user = el("input", { name: "user", required: true, autocomplete: "off", value: given.user });
+  const refused = given.key && problem.name !== "user-required" ? sayProblem(problem) : "";
   return new Promise((resolve) => {
     const onsubmit = (event) => {
       event.preventDefault();

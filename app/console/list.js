@@ -28,16 +28,22 @@ export class List {
 
   show(shelf) {
     this.shelf = shelf;
-    const found = shelf.conversations.filter((one) => !this.words || shelf.nameOf(one).toLowerCase().includes(this.words));
+    const isFound = (one) => shelf.nameOf(one).toLowerCase().includes(this.words);
+    const found = this.words ? shelf.conversations.filter(isFound) : shelf.conversations;
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     this.rows = [];
     let top = 0, group;
-    const add = (row, height) => { this.rows.push({ ...row, top, height }); top += height; };
     for (const conversation of found) {
-      const day = conversation.pinned_at ? SAY.pinned : sayDay(conversation.updated_at);
-      if (day !== group) add({ key: day, day }, DAY_REM * rem);
-      group = day;
-      add({ key: conversation.id, conversation }, ROW_REM * rem);
+      const { id, dayMs, pinned_at } = conversation;
+      const of = pinned_at ? SAY.pinned : dayMs;
+      if (of !== group) {
+        const day = pinned_at ? of : sayDay(dayMs);
+        this.rows.push({ key: day, day, top, height: DAY_REM * rem });
+        top += DAY_REM * rem;
+        group = of;
+      }
+      this.rows.push({ key: id, conversation, top, height: ROW_REM * rem });
+      top += ROW_REM * rem;
     }
     this.list.style.height = `${top}px`;
     const nothing = this.words ? SAY.nothingFound : SAY.noConversations;

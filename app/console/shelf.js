@@ -113,6 +113,7 @@ export class Shelf {
 
   #keep(conversation) {
     conversation.usedMs = Date.parse(conversation.updated_at);
+    conversation.dayMs = new Date(conversation.usedMs).setHours(0, 0, 0, 0);
     if (!conversation.message_count) this.#words.delete(conversation.id);
     this.#known.set(conversation.id, conversation);
   }
