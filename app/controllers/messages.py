@@ -13,6 +13,7 @@ from app.database import Database
 from app.exchanges import (
     ApiRequest,
     answer,
+    answer_json,
     read_body,
     read_conversation_id,
     read_idempotency_key,
@@ -24,6 +25,7 @@ from app.identifiers import MessageIds
 from app.openapi import Operation
 from app.pages import Page
 from app.payloads import fingerprint_of, parse_append, parse_message_change, parse_restoration
+from app.reader import Reader
 from app.settings import Settings
 from app.stores import deletions, messages
 from app.stores.appends import Append, refuse_reserved_ids
@@ -111,7 +113,7 @@ class MessageController(Controller):
         request: ApiRequest,
         conversation_id: FromPath[str],
         caller: NamedDependency[Caller],
-        database: NamedDependency[Database],
+        reader: NamedDependency[Reader],
     ) -> Response[bytes]:
         """List messages, in order or newest first.
 
@@ -120,8 +122,7 @@ class MessageController(Controller):
         """
         listing = read_query(request, MessageListing)
         parsed_id = read_conversation_id(conversation_id)
-        async with database.connection() as connection:
-            return answer(await messages.list_messages(connection, caller.owner.id, parsed_id, listing))
+        return answer_json(await reader.list_messages(caller.owner.id, parsed_id, listing))
 
     @delete(
         status_code=200,
