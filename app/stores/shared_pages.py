@@ -94,10 +94,8 @@ class _ConversationRow(Struct, frozen=True):
     updated_at: datetime
 
 
-_LIST_MESSAGES = {
-    "asc": Query("list_message_pages", _MessageRow),
-    "desc": Query("list_message_pages_descending", _MessageRow),
-}
+_LIST_MESSAGES = Query("list_message_pages", _MessageRow)
+_LIST_MESSAGES_DESCENDING = Query("list_message_pages_descending", _MessageRow)
 _LIST_CONVERSATIONS = Query("list_conversation_pages", _ConversationRow)
 
 
@@ -116,7 +114,7 @@ async def list_messages(connection: Conn, requests: list[MessagePageRequest]) ->
     """The pages, all in the same order, as `messages.list_messages` has them; None: there is no such conversation."""
     listings = [request.listing for request in requests]
     known = [request.known for request in requests]
-    records = await _LIST_MESSAGES[listings[0].order].fetch_records(
+    records = await (_LIST_MESSAGES if listings[0].order == "asc" else _LIST_MESSAGES_DESCENDING).fetch_records(
         connection,
         owner_ids=[request.owner_id for request in requests],
         conversation_ids=[request.conversation_id for request in requests],
