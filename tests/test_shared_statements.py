@@ -115,7 +115,8 @@ async def test_what_is_kept_together_is_what_is_kept_alone(
     assert batches[:2] == [len(MEMBERS)] * 2
     own = "SELECT role, status, client_id, append_key, append_count, fingerprint, tool_call_id, name, model"
     own += ", content::text, tool_calls::text, audio_files::text, function_calls::text, usage::text"
-    own += ", metadata::text, source::text, body_bytes, revision, updated_at, deleted_at FROM messages WHERE conversation_id = $1 ORDER BY role, seq"
+    own += ", metadata::text, source::text, body_bytes, revision, updated_at, deleted_at"
+    own += " FROM messages WHERE conversation_id = $1 ORDER BY role, seq"
     counted = "SELECT last_seq, revision, user_message_count, assistant_message_count, tool_message_count"
     counted += ", system_message_count, developer_message_count, input_tokens, output_tokens"
     counted += ", active_at = date_trunc('minute', updated_at) FROM conversations WHERE id = $1"
