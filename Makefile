@@ -11,7 +11,7 @@ LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --
 # The PostgreSQL of `make test`: 18, or Debian's 15.
 PG ?= 18
 
-.PHONY: run test test-all test-faults check audit format lock clean
+.PHONY: run test test-all test-faults bench check audit format lock clean
 
 run: .venv/local
 	@exec $(BIN)/verbatim serve --local
@@ -29,6 +29,11 @@ test-all: .venv/dev .venv/node
 # What takes minutes: servers killed, answers cut, disks filled, migrations at war.
 test-faults: .venv/dev
 	$(BIN)/pytest -m faults
+
+# How fast it is, beside what the database allows; some of it with BENCH="--only append --rounds 3", see --help.
+# The data lie in /var/tmp: a temporary directory may be one of memory, which no fsync would slow.
+bench: .venv/dev
+	@TMPDIR=/var/tmp $(BIN)/python -m tests.bench $(BENCH)
 
 check: .venv/dev
 	$(BIN)/ruff check .
