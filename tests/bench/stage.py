@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, Popen
+from typing import Unpack
 from urllib.parse import urlsplit
 
 import psycopg
 from msgspec import Struct, structs
 
 from app.database_url import DatabaseUrl
-from tests.bench.data import Kind, fill
+from tests.bench.data import Filling, Kind, fill
 from tests.bench.requests import Address
 from tests.postmasters import Postmaster, started_postmaster
 from tests.processes import run_verbatim, serving, text_of
@@ -69,18 +70,20 @@ def _pid_of(postmaster: Postmaster) -> int:
     return postmaster._process.pid
 
 
-def migrated(postgres: Postgres, name: str, *kinds: Kind) -> DatabaseUrl:
+def migrated(postgres: Postgres, name: str, *kinds: Kind, **filling: Unpack[Filling]) -> DatabaseUrl:
     """A database of the service's own that holds these conversations."""
     url = postgres.database(name)
     run_verbatim("migrate", DATABASE_URL=text_of(url)).check_returncode()
-    fill(url, *kinds)
+    fill(url, *kinds, **filling)
     return url
 
 
 @contextmanager
 def running_service(url: DatabaseUrl, tenant: str) -> Iterator[Server]:
     """`verbatim serve` with all that it has by default, and an unbound key; settings of the environment count."""
-    settings = {name: value for name, value in os.environ.items() if name.startswith("VERBATIM_") and "BENCH" not in name}
+    settings = {
+        name: value for name, value in os.environ.items() if name.startswith("VERBATIM_") and "BENCH" not in name
+    }
     made = run_verbatim("keys", "create", "--tenant", tenant, DATABASE_URL=text_of(url))
     made.check_returncode()
     with serving(DATABASE_URL=text_of(url), **settings) as service:
@@ -92,7 +95,17 @@ def running_service(url: DatabaseUrl, tenant: str) -> Iterator[Server]:
 def _running_uvicorn(python: Path, application: str, directory: Path, **variables: str) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [python, "-m", "uvicorn", "--app-dir", directory, application, "--port", str(port), "--no-access-log"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "uvicorn",
+        "--app-dir",
+        directory,
+        application,
+        "--port",
+        str(port),
+        "--no-access-log",
+    ]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-server-header", "--no-proxy-headers"]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", **variables}
     with Popen(command, stdout=DEVNULL, stderr=DEVNULL, env=environment) as process:
