@@ -28,7 +28,7 @@ _BUMPED = Kind("bumped", f"{_PREFIX}00-", 5000, 0, 250)
 _POSITION = f"('{USED_AT}'::timestamptz + :deep * interval '1 second')"
 _DEEP_PAGE = {"before_seq": "(:deep::bigint)"}
 _DEEP_LIST = {"before_active_at": f"date_trunc('minute', {_POSITION})", "before_updated_at": _POSITION}
-_DEEP = "\\set deep random(40000, 60000)"
+DEEP = "\\set deep random(40000, 60000)"
 
 
 class Case(Struct, frozen=True):
@@ -165,7 +165,7 @@ def _run_round(postgres: Postgres, sizes: Sequence[Size], seconds: int) -> dict[
 
 
 def _run(postgres: Postgres, case: Case, size: Size, seconds: int) -> Outcome:
-    script = pgbench_script(size.url, case.query, case.values, size.kinds[case.kind], case.expressions, _DEEP)
+    script = pgbench_script(size.url, case.query, case.values, size.kinds[case.kind], case.expressions, DEEP)
     before = cpu_seconds(postgres.pid)
     outcome = run_pgbench(postgres.pgbench, size.url, script, CLIENTS, f"-T{seconds}")
     time.sleep(0.15)  # a backend that has ended counts once it has been waited for
