@@ -121,7 +121,7 @@ class Stage:
         for name in names:
             server = self._stack.enter_context(running_baseline(place, url, name))
             for what, call in calls.items():
-                yield self._closed(f"{name} {what}", call, seconds=1, server=server, kind=MAIN)
+                yield self._closed(f"{name} {what}", call, server=server, kind=MAIN)
 
     def _floors(self) -> Iterator[tuple[str, Case]]:
         for name, application in ((rows.BARE, "bare"), (rows.FRAMEWORK, "framework")):

@@ -38,9 +38,11 @@ def _run_round(cases: Mapping[str, Case], postgres_pid: int) -> Round:
         before = _used(case, postgres_pid)
         ran = case.run()
         time.sleep(_REAPING_SECONDS)
+        count = sum(outcome.count for outcome in ran.values())
+        if not count:
+            raise RuntimeError(f"not one answer came in time: {', '.join(ran)}")
         service_ms, postgres_ms = (
-            1000 * (now - then) / sum(outcome.count for outcome in ran.values())
-            for then, now in zip(before, _used(case, postgres_pid), strict=True)
+            1000 * (now - then) / count for then, now in zip(before, _used(case, postgres_pid), strict=True)
         )
         for outcome in ran.values():
             outcome.service_ms = service_ms if case.pid else None

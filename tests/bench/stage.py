@@ -13,6 +13,7 @@ from typing import Unpack
 from urllib.parse import urlsplit
 
 import psycopg
+import sqlparse
 from msgspec import Struct, structs
 
 from app.database_url import DatabaseUrl
@@ -162,9 +163,9 @@ def baseline_database(postgres: Postgres, place: Path) -> DatabaseUrl:
         "BASELINE_DSN": f"postgresql+psycopg2://postgres@/baseline?host={host}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    subprocess.run([BASELINE_PYTHON, "-c", "import baseline_sync"], cwd=place / "servers", env=environment, check=True)
+    command = [BASELINE_PYTHON, "-W", "ignore", "-c", "import baseline_sync"]
+    subprocess.run(command, cwd=place / "servers", env=environment, check=True)
     with psycopg.connect(**url.for_libpq(), autocommit=True) as connection:
-        for statement in (place / "sql" / "fill_baseline.sql").read_text().split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
+        for statement in sqlparse.split((place / "sql" / "fill_baseline.sql").read_text()):
+            connection.execute(statement)
     return url
