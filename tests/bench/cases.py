@@ -202,7 +202,8 @@ def _named(name: str, run: Callable[[], Outcome], *, is_append: bool = False) ->
 
 
 def _run_bulk(orders: Orders) -> Mapping[str, Outcome]:
-    outcome = run_closed(orders)
+    """Few and large: ours counts those too that are on their way in the end, and their time."""
+    outcome = run_driver(orders)
     outcome.count *= requests.BATCH
     outcome.per_second *= requests.BATCH
     outcome.stored_count = outcome.count - outcome.failed_count * requests.BATCH
