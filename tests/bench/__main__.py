@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.bench.cases import Stage
-from tests.bench.report import print_tables, write_file
+from tests.bench.report import describe_machine, print_tables, write_file
 from tests.bench.rounds import LostError, count_failed, run_rounds
 from tests.bench.rows import GROUPS, cases_of
 
@@ -23,14 +23,15 @@ def main() -> int:
     if unknown := set(groups) - set(GROUPS):
         parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(GROUPS)}")
     seconds, rounds = (1, 1) if options.quick else (options.seconds, options.rounds)
+    machine = describe_machine()
     with Stage(cases_of(groups), is_quick=options.quick, seconds=seconds) as stage:
         try:
             done = run_rounds(stage, rounds)
         except LostError as error:
             print(f"\nverbatim bench: {error}", file=sys.stderr)
             return 1
-    print_tables(done)
-    write_file(options.output, done)
+    print_tables(machine, done)
+    write_file(options.output, machine, done)
     if failed := count_failed(done):
         print(f"verbatim bench: failed requests: {failed}", file=sys.stderr)
     return 1 if failed else 0

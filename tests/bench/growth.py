@@ -17,7 +17,7 @@ from tests.bench.cpu import cpu_seconds
 from tests.bench.data import TEXT, USED_AT, Kind, vacuum
 from tests.bench.outcomes import Outcome
 from tests.bench.pgbench import APPEND, LAST_50, LIST_20, pgbench_script, run_pgbench
-from tests.bench.report import describe_machine, print_table
+from tests.bench.report import describe_machine, print_machine, print_table
 from tests.bench.stage import Postgres, migrated, running_postgres
 
 CLIENTS = 8
@@ -102,12 +102,14 @@ def main() -> int:
     parser.add_argument("--millions", type=float, nargs=2, default=[1, 10], help="of messages, before and after (1 10)")
     parser.add_argument("--output", type=Path, default=Path("bench-growth.json"), help="where all rounds go")
     options = parser.parse_args()
+    machine = describe_machine()
     with running_postgres(autovacuum="on") as postgres:
         bumped_bytes = _measure_bumps(postgres)
         sizes = [_filled(postgres, millions) for millions in options.millions]
         done = [_run_round(postgres, sizes, options.seconds) for _ in _counted(options.rounds)]
+    print_machine(machine)
     _print(done, sizes, bumped_bytes)
-    kept = {"machine": describe_machine(), "rounds": done, "conversations_bytes": bumped_bytes}
+    kept = {"machine": machine, "rounds": done, "conversations_bytes": bumped_bytes}
     options.output.write_bytes(msgspec.json.format(msgspec.json.encode(kept)))
     return 0
 

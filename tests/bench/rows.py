@@ -24,9 +24,11 @@ class Row(Struct, frozen=True):
         return self.measure != "per_second"
 
 
-APPEND_1, APPEND_16, APPEND_64, APPEND_256 = (f"append, {count} connections" for count in (1, 16, 64, 256))
+APPEND_1 = "append, 1 connection"
+APPEND_16, APPEND_64, APPEND_256 = (f"append, {count} connections" for count in (16, 64, 256))
 LAST_50, LIST_20 = "last 50", "list 20"
-PGBENCH_APPEND_1, PGBENCH_APPEND_16, PGBENCH_APPEND_64 = (f"pgbench append, {count} clients" for count in (1, 16, 64))
+PGBENCH_APPEND_1 = "pgbench append, 1 client"
+PGBENCH_APPEND_16, PGBENCH_APPEND_64 = (f"pgbench append, {count} clients" for count in (16, 64))
 PGBENCH_LAST_50, PGBENCH_LIST_20 = "pgbench last 50, 16 clients", "pgbench list 20, 16 clients"
 PGBENCH_BY_KEY, GET_OR_CREATE = "pgbench get by key, 16 clients", "get-or-create"
 KEYED, REPLAY = "keyed append", "replay of a keyed append"
