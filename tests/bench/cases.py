@@ -110,7 +110,7 @@ class Stage:
         if not names:
             return
         if place is None:
-            print("The baseline stack is not there, or not what it needs (make .venv-bench): left out.\n")
+            print("The usual stack is left out: its servers are not there, or not what `make bench` installs for them.")
             return
         url = baseline_database(self.postgres, place)
         calls = {
@@ -133,7 +133,8 @@ class Stage:
         calls = {"appends": requests.APPEND, "lists": requests.LIST_20, "last 50": requests.LAST_50}
         for latency in rows.LATENCIES:
             orders = self._orders(calls[latency.case], seconds=1, rate=latency.rate)
-            yield latency.name, Case(run=_named(latency.name, partial(run_driver, orders)), pid=self.service.pid)
+            run = _named(latency.name, partial(run_driver, orders), is_append=latency.case == "appends")
+            yield latency.name, Case(run=run, pid=self.service.pid)
 
     def _depth(self) -> Iterator[tuple[str, Case]]:
         short, long = (requests_of(requests.APPEND, self.service.address, kind) for kind in (SHALLOW, DEEP))
