@@ -94,7 +94,9 @@ class Stage:
         yield self._closed(rows.REPLAY, requests.REPLAY, seconds=1)
         yield self._closed(rows.APPEND_16, requests.APPEND, connections=16)
         yield self._closed(rows.APPEND_256, requests.APPEND, connections=256)
-        yield self._pgbench(rows.PGBENCH_APPEND_64, "append_message", pgbench.APPEND, clients=64)
+        # Its time runs while it connects, client by client.
+        longer = 2 * self._seconds
+        yield self._pgbench(rows.PGBENCH_APPEND_64, "append_message", pgbench.APPEND, clients=64, seconds=longer)
 
     def _reads(self) -> Iterator[tuple[str, Case]]:
         yield self._pgbench(rows.PGBENCH_LAST_50, "list_messages_descending", pgbench.LAST_50)
