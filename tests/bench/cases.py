@@ -92,8 +92,8 @@ class Stage:
         yield self._closed(rows.APPEND_64, requests.APPEND)
         yield self._closed(rows.KEYED, requests.KEYED_APPEND)
         yield self._closed(rows.REPLAY, requests.REPLAY, seconds=1)
-        yield self._closed(rows.APPEND_16, requests.APPEND, connections=16)
-        yield self._closed(rows.APPEND_256, requests.APPEND, connections=256)
+        yield self._closed(rows.APPEND_16, requests.APPEND, connections=16, seconds=1)
+        yield self._closed(rows.APPEND_256, requests.APPEND, connections=256, seconds=1)
         # Its time runs while it connects, client by client.
         longer = 2 * self._seconds
         yield self._pgbench(rows.PGBENCH_APPEND_64, "append_message", pgbench.APPEND, clients=64, seconds=longer)
@@ -122,8 +122,9 @@ class Stage:
         }
         for name in names:
             server = self._stack.enter_context(running_baseline(place, url, name))
+            run_closed(self._orders(requests.BASELINE_50, server=server, kind=MAIN, seconds=1))  # it connects at first
             for what, call in calls.items():
-                yield self._closed(f"{name} {what}", call, server=server, kind=MAIN)
+                yield self._closed(f"{name} {what}", call, seconds=1, server=server, kind=MAIN)
 
     def _floors(self) -> Iterator[tuple[str, Case]]:
         for name, application in ((rows.BARE, "bare"), (rows.FRAMEWORK, "framework")):
