@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 
 from app.batches import Batches
-from app.database import Database
+from app.database import Database, is_passing
 from app.settings import Settings
 from app.stores import appends
 from app.stores.appends import Append, Place
@@ -77,8 +77,10 @@ class Appender:
                 try:
                     return await appends.append_shared(connection, requests)
                 except asyncpg.UniqueViolationError:
-                    pass  # a key or client id came in between: by now it is known
-                except asyncpg.DataError:
+                    continue  # a key or client id came in between: by now it is known
+                except (asyncpg.PostgresError, asyncpg.DataError) as error:
+                    if is_passing(error):
+                        raise
                     break
         return [None] * len(requests)
 

@@ -124,6 +124,11 @@ def answer(content: Struct, status: int = 200, headers: Mapping[str, str] | None
     return BytesResponse(_encode(content), status, "application/json", headers)
 
 
+def answer_json(body: bytes) -> Response[bytes]:
+    """A JSON answer that is written already."""
+    return BytesResponse(body, 200, "application/json", None)
+
+
 def answer_nothing(status: int, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """An answer without a body."""
     return BytesResponse(b"", status, None, headers)

@@ -39,6 +39,7 @@ from app.health import Health
 from app.model import model_of
 from app.openai_errors import answer_as_asked
 from app.openapi import build_document
+from app.reader import Reader
 from app.rollups import RollUp
 from app.settings import Settings
 from app.tokens import TokenRules, TokenVerifier
@@ -78,7 +79,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
     heads = Heads(database, settings, authentication.is_good, lambda: drain.is_draining)
     model = model_of(settings)
     writers = Writers(database, model, heads, settings)
-    appender = Appender(database, settings)
+    appender, reader = Appender(database, settings), Reader(database, settings)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -91,6 +92,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
             rolling_up.cancel()
             await asyncio.wait({rolling_up})
             await appender.close()
+            await reader.close()
             await writers.close()
             await heads.close()
             await model.close()
@@ -111,6 +113,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
         "heads": heads,
         "writers": writers,
         "appender": appender,
+        "reader": reader,
     }
     dependencies = {
         **{name: _constant(value) for name, value in constants.items()},

@@ -119,6 +119,10 @@ class Query(Generic[RowT]):
         records = await connection.fetch(self.sql, *self._arguments(values), timeout=self._timeout_seconds)
         return [row_type(*record) for record in records]
 
+    async def fetch_records(self, connection: Conn, **values: object) -> list[Record]:
+        """All rows as the driver gives them, whose columns are those of the struct. Raises what asyncpg raises."""
+        return await connection.fetch(self.sql, *self._arguments(values), timeout=self._timeout_seconds)
+
     async def fetch_one(self, connection: Conn, **values: object) -> RowT | None:
         """The first row, None when there is none. Raises what asyncpg raises."""
         record = await connection.fetchrow(self.sql, *self._arguments(values), timeout=self._timeout_seconds)

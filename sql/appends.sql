@@ -243,8 +243,8 @@ FROM bumped_conversation;
 -- As append_message for each of several requests, no two of which have the same key or client id:
 -- one statement, one commit. The rows name the requests by their places, from 1. One without a row
 -- is left to append_message: its conversation is absent, foreign, deleted or locked by another, or
--- its key or client id is known. Waits for no lock, so it can neither be held up nor deadlock. A column of NULLs
--- may be NULL. Keys and client ids are looked up as in append_message.
+-- its key or client id is known. Waits for no lock, so it can neither be held up nor deadlock. A
+-- column of NULLs may be NULL. Keys and client ids are looked up as in append_message.
 WITH input_messages AS MATERIALIZED (
     SELECT
         input.owner_id,

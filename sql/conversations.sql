@@ -170,6 +170,64 @@ WHERE is_match OR place = :examined_size
 ORDER BY place
 LIMIT :page_size;
 
+-- name: list_conversation_pages(
+--     owner_ids, before_active_ats, before_updated_ats, before_ids, page_sizes
+-- )
+-- As list_conversations for each of several pages at once, without a filter. The rows name the
+-- pages by their places, from 1, in no order.
+SELECT
+    asked.place,
+    page.id,
+    page.key,
+    page.title,
+    page.metadata,
+    page.tags,
+    page.pinned_at,
+    page.archived_at,
+    page.forked_from,
+    page.forked_from_seq,
+    page.last_seq,
+    page.revision,
+    page.message_count,
+    page.created_at,
+    page.updated_at
+FROM
+    unnest(
+        :owner_ids::uuid[], :before_active_ats::timestamptz[], :before_updated_ats::timestamptz[],
+        :before_ids::uuid[], :page_sizes::integer[]
+    ) WITH ORDINALITY
+        AS asked (
+            owner_id, before_active_at, before_updated_at, before_id, page_size, place
+        )
+CROSS JOIN LATERAL (
+    SELECT
+        conversation.id,
+        conversation.key,
+        conversation.title,
+        conversation.metadata,
+        conversation.tags,
+        conversation.pinned_at,
+        conversation.archived_at,
+        conversation.forked_from,
+        conversation.forked_from_seq,
+        conversation.last_seq,
+        conversation.revision,
+        conversation.user_message_count + conversation.assistant_message_count
+        + conversation.tool_message_count + conversation.system_message_count
+        + conversation.developer_message_count AS message_count,
+        conversation.created_at,
+        conversation.updated_at
+    FROM conversations AS conversation
+    WHERE
+        conversation.owner_id = asked.owner_id
+        AND conversation.deleted_at IS NULL
+        AND conversation.archived_at IS NULL
+        AND conversation.active_at <= asked.before_active_at
+        AND (conversation.updated_at, conversation.id) < (asked.before_updated_at, asked.before_id)
+    ORDER BY conversation.active_at DESC, conversation.updated_at DESC, conversation.id DESC
+    LIMIT asked.page_size
+) AS page;
+
 -- name: list_archived_conversations(
 --     owner_id, before_active_at, before_updated_at, before_id,
 --     is_pinned, tag, examined_size, page_size

@@ -212,6 +212,190 @@ WHERE
     )
 ORDER BY page.seq DESC;
 
+-- name: list_message_pages(
+--     owner_ids, conversation_ids, after_seqs, before_seqs, page_sizes,
+--     known_created_ats, known_last_seqs, known_revisions, page_bytes
+-- )
+-- As list_messages for each of several pages at once, of which no row is given where they are as
+-- they were known: at the version (created_at, last_seq, revision), which no two states of a
+-- conversation share, not even if it was purged and made again. The rows name the pages by their
+-- places, from 1, in no order. A page without messages, or as it was known, has one row, whose seq
+-- is NULL; a conversation that is absent, foreign or deleted has none.
+SELECT
+    asked.place,
+    head.created_at AS version_created_at,
+    head.last_seq AS version_last_seq,
+    head.revision AS version_revision,
+    page.next_seq,
+    page.client_id,
+    page.seq,
+    page.role,
+    page.content,
+    page.tool_calls,
+    page.tool_call_id,
+    page.name,
+    page.audio_files,
+    page.function_calls,
+    page.model,
+    page.usage,
+    page.status,
+    page.metadata,
+    page.revision,
+    page.created_at,
+    page.updated_at
+FROM
+    unnest(
+        :owner_ids::uuid[],
+        :conversation_ids::uuid[],
+        :after_seqs::bigint[],
+        :before_seqs::bigint[],
+        :page_sizes::integer[], :known_created_ats::timestamptz[], :known_last_seqs::bigint[],
+        :known_revisions::bigint[]
+    ) WITH ORDINALITY
+        AS asked (
+            owner_id, conversation_id, after_seq, before_seq, page_size,
+            known_created_at, known_last_seq, known_revision, place
+        )
+CROSS JOIN
+    LATERAL (
+        SELECT
+            conversation.created_at,
+            conversation.last_seq,
+            conversation.revision
+        FROM conversations AS conversation
+        WHERE
+            conversation.owner_id = asked.owner_id
+            AND conversation.id = asked.conversation_id
+            AND conversation.deleted_at IS NULL
+        ORDER BY conversation.id
+        LIMIT 1
+    ) AS head
+LEFT JOIN LATERAL (
+    SELECT
+        message.body_bytes,
+        sum(message.body_bytes)
+            OVER (ORDER BY message.seq ROWS UNBOUNDED PRECEDING)
+            AS page_bytes,
+        lead(message.seq) OVER (ORDER BY message.seq) AS next_seq,
+        message.client_id,
+        message.seq,
+        message.role,
+        message.content,
+        message.tool_calls,
+        message.tool_call_id,
+        message.name,
+        message.audio_files,
+        message.function_calls,
+        message.model,
+        message.usage,
+        message.status,
+        message.metadata,
+        message.revision,
+        message.created_at,
+        coalesce(message.updated_at, message.created_at) AS updated_at
+    FROM messages AS message
+    WHERE
+        (head.created_at, head.last_seq, head.revision) IS DISTINCT FROM
+        (asked.known_created_at, asked.known_last_seq, asked.known_revision)
+        AND message.owner_id = asked.owner_id
+        AND message.conversation_id = asked.conversation_id
+        AND message.seq > asked.after_seq
+        AND message.seq < asked.before_seq
+        AND message.deleted_at IS NULL
+    ORDER BY message.seq
+    LIMIT asked.page_size
+) AS page ON page.page_bytes <= :page_bytes OR page.page_bytes = page.body_bytes;
+
+-- name: list_message_pages_descending(
+--     owner_ids, conversation_ids, after_seqs, before_seqs, page_sizes,
+--     known_created_ats, known_last_seqs, known_revisions, page_bytes
+-- )
+-- As list_message_pages, newest first.
+SELECT
+    asked.place,
+    head.created_at AS version_created_at,
+    head.last_seq AS version_last_seq,
+    head.revision AS version_revision,
+    page.next_seq,
+    page.client_id,
+    page.seq,
+    page.role,
+    page.content,
+    page.tool_calls,
+    page.tool_call_id,
+    page.name,
+    page.audio_files,
+    page.function_calls,
+    page.model,
+    page.usage,
+    page.status,
+    page.metadata,
+    page.revision,
+    page.created_at,
+    page.updated_at
+FROM
+    unnest(
+        :owner_ids::uuid[],
+        :conversation_ids::uuid[],
+        :after_seqs::bigint[],
+        :before_seqs::bigint[],
+        :page_sizes::integer[], :known_created_ats::timestamptz[], :known_last_seqs::bigint[],
+        :known_revisions::bigint[]
+    ) WITH ORDINALITY
+        AS asked (
+            owner_id, conversation_id, after_seq, before_seq, page_size,
+            known_created_at, known_last_seq, known_revision, place
+        )
+CROSS JOIN
+    LATERAL (
+        SELECT
+            conversation.created_at,
+            conversation.last_seq,
+            conversation.revision
+        FROM conversations AS conversation
+        WHERE
+            conversation.owner_id = asked.owner_id
+            AND conversation.id = asked.conversation_id
+            AND conversation.deleted_at IS NULL
+        ORDER BY conversation.id
+        LIMIT 1
+    ) AS head
+LEFT JOIN LATERAL (
+    SELECT
+        message.body_bytes,
+        sum(message.body_bytes)
+            OVER (ORDER BY message.seq DESC ROWS UNBOUNDED PRECEDING)
+            AS page_bytes,
+        lead(message.seq) OVER (ORDER BY message.seq DESC) AS next_seq,
+        message.client_id,
+        message.seq,
+        message.role,
+        message.content,
+        message.tool_calls,
+        message.tool_call_id,
+        message.name,
+        message.audio_files,
+        message.function_calls,
+        message.model,
+        message.usage,
+        message.status,
+        message.metadata,
+        message.revision,
+        message.created_at,
+        coalesce(message.updated_at, message.created_at) AS updated_at
+    FROM messages AS message
+    WHERE
+        (head.created_at, head.last_seq, head.revision) IS DISTINCT FROM
+        (asked.known_created_at, asked.known_last_seq, asked.known_revision)
+        AND message.owner_id = asked.owner_id
+        AND message.conversation_id = asked.conversation_id
+        AND message.seq > asked.after_seq
+        AND message.seq < asked.before_seq
+        AND message.deleted_at IS NULL
+    ORDER BY message.seq DESC
+    LIMIT asked.page_size
+) AS page ON page.page_bytes <= :page_bytes OR page.page_bytes = page.body_bytes;
+
 -- name: update_message(
 --     owner_id, conversation_id, seq, content, tool_calls, tool_call_id, function_calls,
 --     metadata, source, model, usage, status, body_bytes, input_tokens, output_tokens

@@ -88,6 +88,8 @@ class OwnerRule:
         self.elements = {
             path for node in walk(tuple(raw.stmt for raw in self.statement)) for path in self.unnested(node)
         }
+        while further := self.passed_on() - self.elements:
+            self.elements |= further
         self.faults: list[str] = []
         self.check()
 
@@ -163,6 +165,33 @@ class OwnerRule:
                     for argument, name in zip(call.args, names, strict=False):
                         if self.is_parameter(argument, "owner_ids"):
                             yield node.alias.aliasname, name.sval
+
+    def passed_on(self) -> set[tuple[str, ...]]:
+        """The columns of CTEs that hold nothing but elements, by the names under which they are read."""
+        nodes = [*walk(tuple(raw.stmt for raw in self.statement))]
+        columns = {
+            (node.ctename, target.name or self.path_of(target.val)[-1])
+            for node in nodes
+            if isinstance(node, ast.CommonTableExpr) and isinstance(node.ctequery, ast.SelectStmt)
+            for target in (() if node.aliascolnames or node.ctequery.larg else node.ctequery.targetList)
+            if isinstance(target.val, ast.ColumnRef) and self.is_element(node.ctequery, self.path_of(target.val))
+        }
+        aliases = {
+            (node.alias.aliasname, column)
+            for node in nodes
+            if isinstance(node, ast.RangeVar) and node.alias and not node.alias.colnames
+            for name, column in columns
+            if name == node.relname
+        }
+        return columns | aliases
+
+    def is_element(self, select: ast.SelectStmt, path: tuple[str, ...]) -> bool:
+        """Whether a column read there is an element: by its full name, or by its own where one source is read."""
+        sources = select.fromClause or ()
+        if len(path) == 1 and len(sources) == 1 and isinstance(sources[0], ast.RangeVar):
+            alias = sources[0].alias
+            path = (alias.aliasname if alias else sources[0].relname, *path)
+        return path in self.elements
 
     def is_owner(self, value: ast.Node) -> bool:
         if isinstance(value, ast.ColumnRef):
@@ -459,6 +488,14 @@ HELD = [
     "INSERT INTO messages (owner_id, seq) SELECT c.owner_id, 1 FROM conversations AS c WHERE c.owner_id = $1",
     "SELECT 1 FROM messages AS m WHERE m.owner_id = $1 FOR UPDATE OF m",
     "SELECT 1 FROM unnest($3::uuid[]) AS f (owner_id), LATERAL (SELECT FROM messages WHERE owner_id = f.owner_id) AS t",
+    (
+        "WITH i AS (SELECT f.owner_id AS o FROM unnest($3::uuid[]) AS f (owner_id)), j AS (SELECT DISTINCT o FROM i)"
+        " UPDATE messages AS m SET role = 'user' FROM j AS k WHERE m.owner_id = k.o"
+    ),
+    (
+        "WITH i AS (SELECT f.owner_id FROM unnest($3::uuid[]) AS f (owner_id))"
+        " INSERT INTO messages (owner_id, seq) SELECT i.owner_id, 1 FROM i"
+    ),
 ]
 UNHELD = {
     "no predicate": "SELECT 1 FROM messages WHERE conversation_id = $2 AND $1 = $1",
@@ -485,6 +522,12 @@ UNHELD = {
     "a sample": "SELECT 1 FROM messages TABLESAMPLE system (1) WHERE owner_id = $1",
     "an element of another array": "SELECT 1 FROM unnest($2, $3::uuid[]) AS f (id, owner_id),"
     " LATERAL (SELECT FROM messages AS m WHERE m.owner_id = f.id) AS t",
+    "a CTE's column that is no element": "WITH i AS (SELECT f.id AS owner_id FROM unnest($2, $3::uuid[]) AS f"
+    " (id, owner_id)) SELECT 1 FROM messages AS m, i WHERE m.owner_id = i.owner_id",
+    "a CTE's column that is computed": "WITH i AS (SELECT max(f.owner_id) AS owner_id FROM unnest($3::uuid[]) AS f"
+    " (owner_id)) SELECT 1 FROM messages AS m, i WHERE m.owner_id = i.owner_id",
+    "a CTE of two arms": "WITH i AS (SELECT f.owner_id FROM unnest($3::uuid[]) AS f (owner_id) UNION SELECT $2)"
+    " SELECT 1 FROM messages AS m, i WHERE m.owner_id = i.owner_id",
     "a subquery that looks like elements": "SELECT 1 FROM (SELECT $2) AS f (owner_id), messages AS m"
     " WHERE m.owner_id = f.owner_id",
     "HAVING": "SELECT owner_id FROM messages GROUP BY owner_id HAVING owner_id = $1",

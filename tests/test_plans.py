@@ -231,7 +231,9 @@ ANALYZE messages;
 """
 
 
-@pytest.mark.parametrize("name", ["append_message", "append_messages", "find_item", "find_message_seq", "list_stored"])
+@pytest.mark.parametrize(
+    "name", ["append_message", "append_messages", "append_shared", "find_item", "find_message_seq", "list_stored"]
+)
 def test_a_taller_index_is_read_all_the_same(database: Database, name: str) -> None:
     with database.transaction(force_rollback=True):
         database.execute(CROWD)
@@ -277,6 +279,34 @@ def batch(scale: Scale, **values: object) -> Values:
     return {**message(scale), **dict.fromkeys(arrays, nulls), **known, **values}
 
 
+def shared(scale: Scale, **values: object) -> Values:
+    """Requests to append to two conversations, of which the first has many messages."""
+    absent = ("append_keys", "client_ids", "tool_call_ids", "names", "models", "tool_calls", "audio_files")
+    absent += ("function_calls", "usages", "metadata", "sources", "fingerprints", "input_tokens", "output_tokens")
+    known = {"roles": ["user"] * 3, "statuses": ["completed"] * 3, "contents": "{1,1,1}", "body_bytes": [4] * 3}
+    conversations = [scale.conversation(n) for n in (1, 4, 1)]
+    places = {"owner_ids": [scale.ids["owner_id"]] * 3, "conversation_ids": conversations}
+    return {**places, **known, **dict.fromkeys(absent), **values}
+
+
+def pages(after: float, before: float, known: tuple[object, ...] = (None, None, None)) -> Callable[[Scale], Values]:
+    """As page, twice; what is known of the conversation's version."""
+
+    def values(scale: Scale) -> Values:
+        names = ("known_created_ats", "known_last_seqs", "known_revisions")
+        return {
+            "owner_ids": [scale.ids["owner_id"]] * 2,
+            "conversation_ids": [scale.conversation(1)] * 2,
+            "after_seqs": [int(after * scale.size)] * 2,
+            "before_seqs": [int(before * scale.size) or LAST_SEQ_LIMIT] * 2,
+            "page_sizes": [10] * 2,
+            **{name: [value] * 2 for name, value in zip(names, known, strict=True)},
+            "page_bytes": PAGE_LIMIT_BYTES,
+        }
+
+    return values
+
+
 def page(after: float, before: float, *, only_finished: bool = False) -> Callable[[Scale], Values]:
     """A page of ten messages between two places: 0 is the beginning, 1 the head."""
 
@@ -309,6 +339,17 @@ def listing(place: float, tag: str | None = None) -> Callable[[Scale], Values]:
             "examined_size": 1000 if tag else 5,
             "page_size": 5,
         }
+
+    return values
+
+
+def listings(place: float) -> Callable[[Scale], Values]:
+    """As listing, twice."""
+
+    def values(scale: Scale) -> Values:
+        one = listing(place)(scale)
+        names = ("owner_id", "before_active_at", "before_updated_at", "before_id", "page_size")
+        return {f"{name}s": [one[name]] * 2 for name in names}
 
     return values
 
@@ -386,6 +427,21 @@ CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
         lambda scale: batch(scale, client_ids=IDS, message_client_ids=IDS),
         APPEND,
     ),
+    "appends together": ("append_shared", shared, APPEND),
+    "appends together with keys": (
+        "append_shared",
+        lambda scale: shared(scale, append_keys=["new", "new", "append-4"]),
+        APPEND,
+    ),
+    "appends together with client ids": (
+        "append_shared",
+        lambda scale: shared(scale, client_ids=["new-0", "new-0", "client-3"]),
+        APPEND,
+    ),
+    "the first pages": ("list_message_pages", pages(0, 0), {CONVERSATION, SEQ}),
+    "pages in the middle": ("list_message_pages", pages(0.2, 0.7), {CONVERSATION, SEQ}),
+    "the newest pages": ("list_message_pages_descending", pages(0, 0), {CONVERSATION, SEQ}),
+    "pages back in the middle": ("list_message_pages_descending", pages(0, 0.5), {CONVERSATION, SEQ}),
     "a replay by key": (
         "list_stored",
         of_conversation(append_key="append-4", client_ids="{}"),
@@ -397,6 +453,8 @@ CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
         {APPEND_KEY, CLIENT_ID},
     ),
     "a replay of a batch": ("list_fingerprints", of_conversation(from_seq=3, through_seq=8), {SEQ}),
+    "the first pages of conversations": ("list_conversation_pages", listings(0), {LIVE}),
+    "pages of conversations in the middle": ("list_conversation_pages", listings(0.5), {LIVE}),
     "the first conversations": ("list_conversations", listing(0), {LIVE}),
     "conversations deep down": ("list_conversations", listing(0.4), {LIVE}),
     "the first archived conversations": ("list_archived_conversations", listing(0), {ARCHIVED}),
@@ -478,6 +536,18 @@ def test_the_work_is_the_same_in_a_large_one(database: Database, case: str, mode
 
     small, large = work(SMALL), work(LARGE)
     assert large <= 2 * small + 10, f"{small} pages in a small one, {large} in a large one"
+
+
+def test_a_page_that_is_known_is_not_read(database: Database, mode: str) -> None:
+    version = "SELECT created_at, last_seq, revision FROM conversations WHERE owner_id = %(owner_id)s AND id = %(id)s"
+    ids = {"owner_id": UUID(int=LARGE.owner), "id": LARGE.conversation(1)}
+    known = database.execute(version, ids).fetchone()
+    assert known is not None
+    plan = explain(database, "list_message_pages", pages(0, 0, known)(LARGE), mode, ", ANALYZE, BUFFERS")
+    assert {node["Index Name"] for node, _ in nodes_of(plan) if node["Actual Loops"] and "Index Name" in node} == {
+        CONVERSATION
+    }
+    assert buffers_of(plan) <= 10
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 0.9])

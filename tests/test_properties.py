@@ -4,27 +4,39 @@ import asyncio
 import random
 from asyncio import gather
 
+import pytest
 from httpx import AsyncClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from tests.conftest import new_conversation
+from tests.conftest import PATIENT, new_conversation
 
 HOME = "/v1/conversations"
 CONVERSATIONS, WRITERS = 4, 16
 
-few = settings(
-    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=False, print_blob=True
+few = hypothesis_settings(
+    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=False, print_blob=True
 )
 
 appends = st.tuples(
     st.integers(0, CONVERSATIONS - 1),  # where
-    st.integers(1, 6),  # how many messages
+    st.just(1) | st.integers(1, 6),  # how many messages
     st.integers(1, 3),  # how often the request is sent
     st.sampled_from(["key", "client ids", "nothing"]),  # what marks it
     st.booleans(),  # whether its repeats go out at once
 )
 scripts = st.lists(st.lists(appends, max_size=4), min_size=WRITERS, max_size=WRITERS)
+
+
+# With and without statements that requests share: both hold to the same.
+pytestmark = [
+    pytest.mark.usefixtures("settings"),
+    pytest.mark.parametrize(
+        "settings", [PATIENT, structs.replace(PATIENT, shared_statements=False)], ids=["shared", "alone"]
+    ),
+]
 
 
 async def write(

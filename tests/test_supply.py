@@ -12,7 +12,9 @@ from app.settings import Settings
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-local.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-local.lock", "requirements-dev.lock", "tests/bench/baseline.lock"]
+)
 def test_every_requirement_is_locked_to_hashes(name: str) -> None:
     text = (ROOT / name).read_text()
     requirements = re.split(r"\n(?=\S)", text.strip())

@@ -14,6 +14,7 @@ from app.errors import Flaw, InvalidInput
 from app.exchanges import (
     ApiRequest,
     answer,
+    answer_json,
     answer_nothing,
     header_values,
     read_body,
@@ -34,6 +35,7 @@ from app.payloads import (
     parse_fork,
     parse_new_conversation,
 )
+from app.reader import Reader
 from app.settings import Settings
 from app.stores import conversations, purges
 from app.stores.appends import refuse_reserved_ids
@@ -184,7 +186,7 @@ class ConversationController(Controller):
         opt={"is_hot": True, "operation": Operation(query=ConversationListing, answers={200: Page[Conversation]})},
     )
     async def list_conversations(
-        self, request: ApiRequest, caller: NamedDependency[Caller], database: NamedDependency[Database]
+        self, request: ApiRequest, caller: NamedDependency[Caller], reader: NamedDependency[Reader]
     ) -> Response[bytes]:
         """List conversations, last used first.
 
@@ -192,8 +194,7 @@ class ConversationController(Controller):
         than 1,000 conversations: it may be short, or empty, with `has_more: true`.
         """
         listing = read_query(request, ConversationListing)
-        async with database.connection() as connection:
-            return answer(await conversations.list_conversations(connection, caller.owner, listing))
+        return answer_json(await reader.list_conversations(caller.owner, listing))
 
     @get(
         "/{conversation_id:str}",

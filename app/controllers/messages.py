@@ -14,6 +14,7 @@ from app.database import Database
 from app.exchanges import (
     ApiRequest,
     answer,
+    answer_json,
     read_body,
     read_conversation_id,
     read_idempotency_key,
@@ -25,6 +26,7 @@ from app.identifiers import MessageIds
 from app.openapi import Operation
 from app.pages import Page
 from app.payloads import fingerprint_of, parse_append, parse_message_change, parse_restoration
+from app.reader import Reader
 from app.rendering import render_messages
 from app.settings import Settings
 from app.stores import deletions, messages
@@ -115,6 +117,7 @@ class MessageController(Controller):
         conversation_id: FromPath[str],
         caller: NamedDependency[Caller],
         database: NamedDependency[Database],
+        reader: NamedDependency[Reader],
     ) -> Response[bytes]:
         """List messages, in order or newest first.
 
@@ -123,9 +126,11 @@ class MessageController(Controller):
         """
         listing = read_query(request, MessageListing)
         parsed_id = read_conversation_id(conversation_id)
+        if listing.format == "native":
+            return answer_json(await reader.list_messages(caller.owner.id, parsed_id, listing))
         async with database.connection() as connection:
             page = await messages.list_messages(connection, caller.owner.id, parsed_id, listing)
-        return answer(page if listing.format == "native" else replace(page, data=await render_messages(page.data)))
+        return answer(replace(page, data=await render_messages(page.data)))
 
     @delete(
         status_code=200,

@@ -1,0 +1,79 @@
+"""Pages as requests ask for them: by one statement with others that are asked for at the same time, or alone."""
+
+from functools import partial
+from uuid import UUID
+
+import msgspec
+
+from app.batches import Batches
+from app.database import Database
+from app.errors import NotFound
+from app.identifiers import Owner
+from app.page_cache import PageCache
+from app.settings import Settings
+from app.stores import conversations, messages, shared_pages
+from app.stores.shared_pages import ConversationPageRequest, MessagePage, MessagePageRequest, PageVersion, position_of
+from app.wire.conversations import ConversationListing
+from app.wire.messages import MessageListing
+
+SHARED_LIMIT = 100
+"""Of a page of more messages the statement is the smaller part."""
+
+_WORKERS = 4
+_MOST_WORKERS = 8
+_BATCH_SIZE = 16
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Reader:
+    """Lists, as JSON."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._is_sharing = settings.shared_statements
+        self._cache: PageCache[PageVersion] = PageCache(settings.page_cache_bytes)
+        batches = partial(Batches, width=_WORKERS, most=_MOST_WORKERS, size=_BATCH_SIZE, length=settings.queue_limit)
+        self._message_pages: dict[str, Batches[MessagePageRequest, MessagePage | None]] = {
+            order: batches(self._list_messages) for order in ("asc", "desc")
+        }
+        self._conversation_pages: Batches[ConversationPageRequest, bytes] = batches(self._list_conversations)
+
+    async def list_messages(self, owner_id: UUID, conversation_id: UUID, listing: MessageListing) -> bytes:
+        """As `messages.list_messages`. Raises NotFound, and Unavailable for what may pass."""
+        if not self._is_sharing or listing.limit > SHARED_LIMIT:
+            async with self._database.connection() as connection:
+                return _encode(await messages.list_messages(connection, owner_id, conversation_id, listing))
+        name = (owner_id, conversation_id, listing.order, listing.limit, listing.after, listing.before)
+        known_version, known_body = self._cache.get(name) or (None, b"")
+        request = MessagePageRequest(owner_id, conversation_id, listing, known_version)
+        page = await self._message_pages[listing.order].do(request)
+        if page is None:
+            self._cache.drop(name)
+            raise NotFound
+        if page.body is None:
+            return known_body
+        self._cache.put(name, page.version, page.body)
+        return page.body
+
+    async def list_conversations(self, owner: Owner, listing: ConversationListing) -> bytes:
+        """As `conversations.list_conversations`. Raises InvalidInput, and Unavailable for what may pass."""
+        is_plain = not listing.archived and listing.pinned is None and listing.tag is None
+        if not self._is_sharing or not is_plain:
+            async with self._database.connection() as connection:
+                return _encode(await conversations.list_conversations(connection, owner, listing))
+        return await self._conversation_pages.do(ConversationPageRequest(owner, listing.limit, position_of(listing)))
+
+    async def close(self) -> None:
+        """Waits for what is being read."""
+        for batches in self._message_pages.values():
+            await batches.close()
+        await self._conversation_pages.close()
+
+    async def _list_messages(self, requests: list[MessagePageRequest]) -> list[MessagePage | None]:
+        async with self._database.connection() as connection:
+            return await shared_pages.list_messages(connection, requests)
+
+    async def _list_conversations(self, requests: list[ConversationPageRequest]) -> list[bytes]:
+        async with self._database.connection() as connection:
+            return await shared_pages.list_conversations(connection, requests)
