@@ -1,5 +1,7 @@
 """The README's pictures: `make shots` takes them of a service of its own, with the tests' browser."""
 
+# ruff: noqa: E501  # what is said in the pictures, and the figures' columns, are lines of their own
+
 import asyncio
 import math
 from contextlib import AsyncExitStack
@@ -40,7 +42,7 @@ A schedule that fits a working day:
 |---|---|---|
 | mix and fold | 26 °C | 4 h |
 | shape | room | 15 min |
-| proof | 4 °C | 12–16 h |
+| proof | 4 °C | 12 to 16 h |
 
 ```python
 def hydration(water_g: float, flour_g: float) -> float:
@@ -64,13 +66,25 @@ BREAD = [
     },
 ]
 CALLS = [
-    {"id": "c1", "type": "function", "function": {"name": "find_trains", "arguments": '{"from":"Lisboa","to":"Porto"}'}},
-    {"id": "c2", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"Porto","day":"Saturday"}'}},
+    {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "find_trains", "arguments": '{"from":"Lisboa","to":"Porto"}'},
+    },
+    {
+        "id": "c2",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city":"Porto","day":"Saturday"}'},
+    },
 ]
 TRAIN = [
     {"role": "user", "content": "I want to be in Porto by noon on Saturday. Which train, and do I need a coat?"},
     {"role": "assistant", "content": "Let me look both up.", "tool_calls": CALLS, "model": "m-large"},
-    {"role": "tool", "tool_call_id": "c1", "content": '[{"train":"AP 121","leaves":"08:09","arrives":"10:52","seats":14}]'},
+    {
+        "role": "tool",
+        "tool_call_id": "c1",
+        "content": '[{"train":"AP 121","leaves":"08:09","arrives":"10:52","seats":14}]',
+    },
     {"role": "tool", "tool_call_id": "c2", "content": '{"max":17,"rain_mm":3,"wind_kmh":28}'},
     {
         "role": "assistant",
@@ -114,7 +128,9 @@ async def count(connection: Conn) -> None:
     )
     for ago in range(90):
         day = today - timedelta(days=ago)
-        rest = (0.45 if day.weekday() == 6 else 0.7 if day.weekday() == 5 else 1.0) * (0.4 if ago == 0 else 1.0)  # noqa: PLR2004  # Sunday, Saturday
+        rest = (0.45 if day.weekday() == 6 else 0.7 if day.weekday() == 5 else 1.0) * (
+            0.4 if ago == 0 else 1.0
+        )  # Sunday, Saturday
         size = int((420 + 4 * (90 - ago) + 40 * math.sin(ago * 1.7)) * rest)
         await connection.execute(
             "INSERT INTO tenant_days (tenant_id, day, conversation_count, new_conversation_count, active_user_count,"

@@ -126,7 +126,7 @@ async def test_an_edited_message_takes_the_place_of_all_that_followed(
     assert await contents(alice, path) == ["otherwise", "new"]
 
 
-async def test_a_reply_is_stopped_and_made_anew(visit: Visit, alice: httpx.AsyncClient, model: ModelServer) -> None:
+async def test_a_reply_is_stopped_and_made_anew(visit: Visit, model: ModelServer) -> None:
     begin(model, "Half a")
     model.answers(text_steps("A whole reply."))
     page = await visit("/")

@@ -55,8 +55,9 @@ async def fill(connection: Conn, owner_id: UUID, conversation_id: UUID, count: i
     await connection.execute(
         """
         INSERT INTO messages (owner_id, conversation_id, seq, created_at, body_bytes, role, status, content)
-        SELECT $1, $2, n, now() - interval '1 minute' * ($3 - n), 100, CASE n % 2 WHEN 0 THEN 'assistant' ELSE 'user' END,
-            'completed', to_json('Number **' || n || '** ' || repeat('says a little more, ', n % 7 * (1 + n % 2 * 3)))
+        SELECT $1, $2, n, now() - interval '1 minute' * ($3 - n), 100,
+            CASE n % 2 WHEN 0 THEN 'assistant' ELSE 'user' END, 'completed',
+            to_json('Number **' || n || '** ' || repeat('says a little more, ', n % 7 * (1 + n % 2 * 3)))
         FROM generate_series(1, $3) AS n
         """,
         owner_id,
