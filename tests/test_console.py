@@ -151,6 +151,7 @@ async def test_what_is_said_in_one_tab_is_seen_in_the_other(
     model.release()
     for page in (one, other):
         await expect(said(page)).to_have_text([TALK, "To both of you."])
+    await one.bring_to_front()
     await choose(one, TALK, "Rename")
     await one.get_by_label("Title", exact=True).fill("shared")
     await one.keyboard.press("Enter")
