@@ -87,10 +87,12 @@ async def test_an_administrator_sees_what_happened(person: BrowserContext, here:
             "Conversations begun30",
             f"Messages{sum(1000 - ago for ago in range(30)):,}",
             "Active users31",
-            f"Input tokens{sum(1_200_000 - ago for ago in range(30)):,}",
-            "Output tokens9,000,000",
+            "Input tokens36M",
+            "Output tokens9M",
         ]
     )
+    exact = f"{sum(1_200_000 - ago for ago in range(30)):,}"
+    await expect(tiles(page).nth(3).locator("dd")).to_have_attribute("title", exact)
     for name, bars in (("Conversations", 30), ("Messages", 30), ("Active users", 30), ("Tokens", 60)):
         await expect(plot(page, name).locator("path")).to_have_count(bars)
     await expect(page.get_by_role("status")).to_contain_text("Counted at 31 Jan 2026")
@@ -149,8 +151,8 @@ async def test_a_day_that_is_pointed_at_tells_its_figures(
 async def test_bars_are_as_high_as_their_figures(person: BrowserContext, here: Replica, admin_key: str) -> None:
     page = await visit(person, here, admin_key)
     await expect(plot(page, "Conversations").locator("path")).to_have_count(30)
-    boxes = [await bar.bounding_box() for bar in await plot(page, "Conversations").locator("path").all()]
-    heights = [box["height"] for box in boxes if box]
+    measure = "bars => bars.map((bar) => bar.getBoundingClientRect().height)"
+    heights = await plot(page, "Conversations").locator("path").evaluate_all(measure)
     assert heights == sorted(heights)
     steps = [after - before for before, after in pairwise(heights)]
     assert max(steps) - min(steps) < 1
@@ -230,9 +232,8 @@ async def test_everybody_can_read_it(browser: Browser, here: Replica, admin_key:
     async with visitor(browser, here.address, color_scheme=scheme) as context:
         page = await visit(context, here, admin_key)
         await expect(plot(page, "Messages").locator("path")).to_have_count(30)
-        assert await violations(page) == []
-        for button in await page.get_by_role("button", name="Table").all():
-            await button.click()
+        for name in ("Messages", "Tokens"):
+            await plot(page, name).get_by_role("button").click()
         assert await violations(page) == []
         colours = await page.evaluate(CONTRAST)
         assert {name: ratio for name, ratio in colours.items() if ratio < 3} == {}
@@ -274,21 +275,15 @@ async def test_a_conversation_tells_its_figures(person: BrowserContext, here: Re
         ["Input tokens", "1,234"], ["Output tokens", "56"],
     ]  # fmt: skip
     assert dict(rows[6:]).keys() == {
-        "Begun", "Last changed", "From begin to end", "Changes that are no appends", "Archived",
+        "Begun", "Last changed", "From begin to end", "Other changes", "Archived",
     }  # fmt: skip
-    assert await violations(page) == []
     await page.keyboard.press("Escape")
     await expect(panel).to_have_count(0)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0 seconds"), (1, "1 second"), (61, "1 minute 1 second"), (3600, "1 hour"), (90_061.5, "1 day 1 hour")],
-)
-async def test_a_duration_is_said_in_two_units(
-    person: BrowserContext, here: Replica, seconds: float, said: str
-) -> None:
+async def test_a_duration_is_said_in_two_units(person: BrowserContext, here: Replica) -> None:
     page = await person.new_page()
     await page.goto(f"{here.address}/activity")
-    ask = "seconds => import('/assets/figures.js').then(({ sayDuration }) => sayDuration(seconds))"
-    assert await page.evaluate(ask, seconds) == said
+    ask = "all => import('/assets/figures.js').then(({ sayDuration }) => all.map(sayDuration))"
+    told = await page.evaluate(ask, [0, 1, 61.5, 3600, 90_061])
+    assert told == ["0 seconds", "1 second", "1 minute 1 second", "1 hour", "1 day 1 hour"]

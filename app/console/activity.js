@@ -2,13 +2,14 @@
 
 import { el } from "./dom.js";
 import { enter } from "./door.js";
-import { FIGURES, sayCount, sayMoment } from "./figures.js";
+import { FIGURES, sayBrief, sayCount, sayMoment } from "./figures.js";
 import { Plot } from "./plot.js";
 import { SAY, sayProblem } from "./strings.js";
 
 const RANGES = [7, 30, 90];
 const DAY_MS = 86_400_000;
 const FRESH_MS = 60_000;
+const LONG = 1_000_000;
 
 let days = RANGES.find((range) => location.search === `?days=${range}`) ?? 30;
 let wanted = new AbortController();
@@ -91,7 +92,9 @@ function show() {
     [FIGURES.inputTokens, totals.input_tokens],
     [FIGURES.outputTokens, totals.output_tokens],
   ];
-  tiles.replaceChildren(...figures.map(([name, figure]) => el("div", {}, el("dt", {}, name), el("dd", {}, sayCount(figure)))));
+  tiles.replaceChildren(...figures.map(([name, figure]) => el(
+    "div", {}, el("dt", {}, name),
+    el("dd", { title: sayCount(figure) }, figure < LONG ? sayCount(figure) : sayBrief(figure)))));
   state.textContent = countedAt ? `${FIGURES.countedAt(sayMoment(countedAt))} ${FIGURES.perDay}` : FIGURES.notCounted;
   for (const plot of plots) plot.show(stats.days);
 }

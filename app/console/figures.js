@@ -44,19 +44,20 @@ export const FIGURES = {
   created: "Begun",
   updated: "Last changed",
   duration: "From begin to end",
-  revision: "Changes that are no appends",
+  revision: "Other changes",
   archived: "Archived",
   yes: "yes",
   no: "no",
 };
 
 const count = new Intl.NumberFormat(LOCALE);
-const brief = new Intl.NumberFormat(LOCALE, { notation: "compact", maximumFractionDigits: 1 });
+const brief = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 const day = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short", timeZone: "UTC" });
 const wholeDay = new Intl.DateTimeFormat(LOCALE, { weekday: "short", day: "numeric", month: "long", year: "numeric", timeZone: "UTC" });
 const moment = new Intl.DateTimeFormat(LOCALE, { dateStyle: "medium", timeStyle: "short" });
 
 export const sayCount = (number) => count.format(number);
+/** As 36M. */
 export const sayBrief = (number) => brief.format(number);
 export const sayMoment = (timestamp) => moment.format(new Date(timestamp));
 /** Of a day as `2026-01-31`. */

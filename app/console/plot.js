@@ -26,9 +26,9 @@ function stepOf(most) {
   return power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
 }
 
-/** A bar with round shoulders, from one height to another. */
-function bar(className, x, width, from, to) {
-  const round = Math.min(ROUND, width / 2, from - to);
+/** A bar from one height to another, with round shoulders if nothing stands on it. */
+function bar(className, x, width, from, to, isTop) {
+  const round = isTop ? Math.min(ROUND, width / 2, from - to) : 0;
   return svg("path", {
     class: className,
     d: `M${x} ${from}V${to + round}q0 ${-round} ${round} ${-round}h${width - 2 * round}q${round} 0 ${round} ${round}V${from}z`,
@@ -134,7 +134,7 @@ export class Plot {
         if (!of(day)) continue;
         const from = y(height) - (height ? 1 : 0);
         height += of(day);
-        picture.append(bar(`s${number}`, x(place) - thick / 2, thick, from, Math.min(y(height), from - 1)));
+        picture.append(bar(`s${number}`, x(place) - thick / 2, thick, from, Math.min(y(height), from - 1), height === sums[place]));
       }
     }
     const point = ({ clientX }) => {
