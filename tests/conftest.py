@@ -1,4 +1,4 @@
-"""One PostgreSQL for the run, a migrated template in it, and a database of its own for each test.
+"""One PostgreSQL for each worker of a run, a migrated template in it, and a database of its own for each test.
 
 The next test's database is made, and the last one's dropped, while a test runs.
 
@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from litestar import Litestar
 from psycopg import sql
+from xdist.workermanage import NodeManager
 
 from app import rollups
 from app.database import connect
@@ -42,6 +43,7 @@ FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", 
 BINARIES = {"15": Path("/usr/lib/postgresql/15/bin")}  # where Debian's package has them; 18 is the wheel's
 
 rollups.INTERVAL_SECONDS = 86_400  # tests roll up by hand
+NodeManager.EXIT_TIMEOUT = 60  # a worker that Ctrl-C ends stops its server first, and is killed after this
 
 _numbers = count(1)
 
