@@ -8,7 +8,9 @@ and the server, while the tests' own connections and migrations go past it.
 
 import asyncio
 import gc
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,6 +67,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Schemathesis takes seconds to collect what only `-m faults` runs."""
     is_left_out = config.getoption("markexpr") == "not faults" and collection_path.name == "test_schemathesis.py"
     return is_left_out or None
+
+
+def pytest_keyboard_interrupt() -> None:
+    """A worker stops its server now, and xdist interrupts it once more where that takes seconds."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def pytest_collection_finish() -> None:
