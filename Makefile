@@ -14,6 +14,8 @@ BASELINE := $(if $(wildcard $(VERBATIM_BENCH_BASELINE)/servers),.venv-bench/inst
 
 # The PostgreSQL of `make test`: 18, or Debian's 15.
 PG ?= 18
+# On two cores, each with a server of its own; who is done takes half of what the other has left.
+PARALLEL := -n 2 --dist worksteal
 
 .PHONY: run test test-all test-faults bench bench-growth check audit format lock shots clean
 
@@ -21,16 +23,16 @@ run: .venv/local
 	@exec $(BIN)/verbatim serve --local
 
 test: .venv/dev .venv/node
-	$(BIN)/pytest --pg=$(PG)
+	$(BIN)/pytest $(PARALLEL) --pg=$(PG)
 
 # Everything: on the newest and the oldest PostgreSQL, through a pooler, and what takes minutes.
 test-all: .venv/dev .venv/node
-	$(BIN)/pytest --pg=18
-	$(BIN)/pytest --pg=15
-	$(BIN)/pytest --pgbouncer
+	$(BIN)/pytest $(PARALLEL) --pg=18
+	$(BIN)/pytest $(PARALLEL) --pg=15
+	$(BIN)/pytest $(PARALLEL) --pgbouncer
 	SCHEMATHESIS_CASES=5000 $(BIN)/pytest -m faults
 
-# What takes minutes: servers killed, answers cut, disks filled, migrations at war.
+# What takes minutes: servers killed, answers cut, disks filled, migrations at war. One after the other: they take times.
 test-faults: .venv/dev
 	$(BIN)/pytest -m faults
 

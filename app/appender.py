@@ -50,16 +50,17 @@ class Appender:
             made = await self._batches.do(job, job.place, job.marks)
             if made is not None:
                 return made
+            return await self._append_alone(job, is_tried=True)
         return await self._append_alone(job)
 
     async def close(self) -> None:
         """Waits for what is being written."""
         await self._batches.close()
 
-    async def _append_alone(self, job: _Job) -> tuple[Appended, bool]:
+    async def _append_alone(self, job: _Job, *, is_tried: bool = False) -> tuple[Appended, bool]:
         lane = (job.place.owner_id, job.place.conversation_id)
         async with self._database.connection(lane=lane) as connection:
-            return await appends.append_messages(connection, *lane, job.append)
+            return await appends.append_messages(connection, *lane, job.append, is_tried=is_tried)
 
     async def _run(self, jobs: list[_Job]) -> list[tuple[Appended, bool] | None]:
         if len(jobs) == 1:  # the shared statement takes more than twice as long

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from app.errors import Unavailable
 
@@ -69,29 +69,35 @@ class Batches(Generic[JobT, ResultT]):
             self._is_called = True
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
         self._is_called = False
-        while batch := self._take():
-            self._call_worker()
-            is_stuck = False
-
-            def be_joined() -> None:
-                nonlocal is_stuck
-                is_stuck = True
-                self._stuck_count += 1
+        try:
+            while batch := self._take():
                 self._call_worker()
+                await self._do_in_time(batch)
+                if len(self._workers) - self._stuck_count > self._width:
+                    break  # those who joined are enough
+        finally:
+            # Here and not when the task is done: a job that arrives in between would wait for a worker that has left.
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-            timer = asyncio.get_running_loop().call_later(STUCK_SECONDS, be_joined)
-            try:
-                await self._do(batch)
-            finally:
-                timer.cancel()
-                self._stuck_count -= is_stuck
-                self._busy.difference_update(waiting.lane for waiting in batch)
-            if len(self._workers) - self._stuck_count > self._width:
-                return  # those who joined are enough
+    async def _do_in_time(self, batch: list[_Waiting[JobT, ResultT]]) -> None:
+        is_stuck = False
+
+        def be_joined() -> None:
+            nonlocal is_stuck
+            is_stuck = True
+            self._stuck_count += 1
+            self._call_worker()
+
+        timer = asyncio.get_running_loop().call_later(STUCK_SECONDS, be_joined)
+        try:
+            await self._do(batch)
+        finally:
+            timer.cancel()
+            self._stuck_count -= is_stuck
+            self._busy.difference_update(waiting.lane for waiting in batch)
 
     async def _do(self, batch: list[_Waiting[JobT, ResultT]]) -> None:
         try:

@@ -24,6 +24,7 @@ from app.migrations import MigrationError, find_differences, migrate
 from app.queries import Conn
 from app.settings import Settings, SettingsError, read_settings
 from app.stores import purges, service_keys
+from app.workers import Workers
 
 T = TypeVar("T")
 
@@ -177,7 +178,17 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
         _check_database(settings, url)
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-        run_server(settings, url, listener, lambda: _announce(settings, address, key_path))
+
+        def announce() -> None:
+            _announce(settings, address, key_path)
+
+        def work(life: int, on_ready: Callable[[], None]) -> None:
+            run_server(settings, url, listener, on_ready, life)
+
+        if settings.workers == 1:
+            run_server(settings, url, listener, announce)
+        elif code := Workers(settings.workers, work).run(announce):
+            raise SystemExit(code)
 
 
 def _listen(settings: Settings) -> socket.socket:

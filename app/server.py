@@ -30,9 +30,15 @@ class _Server(uvicorn.Server):
     """uvicorn, which says when it is ready, and on SIGTERM lets those who send traffic look away before it stops."""
 
     def __init__(
-        self, config: uvicorn.Config, drain: Drain, drain_seconds: float, on_ready: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        drain_seconds: float,
+        on_ready: Callable[[], None],
+        life: int | None,
     ) -> None:
         super().__init__(config)
+        self._life = life
         self._drain = drain
         self._drain_seconds = drain_seconds
         self._on_ready = on_ready
@@ -40,6 +46,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, and says so."""
         self._loop = asyncio.get_running_loop()
+        if self._life is not None:
+            self._loop.add_reader(self._life, self._be_orphaned, self._life)
         await super().startup(sockets)
         # Fewer collections over what stays for good: p99 of typed handlers from 55 to 16 ms.
         gc.collect()
@@ -60,6 +68,10 @@ class _Server(uvicorn.Server):
         _logger.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
         self._loop.call_later(self._drain_seconds, self._stop)
 
+    def _be_orphaned(self, life: int) -> None:
+        self._loop.remove_reader(life)
+        self._stop()
+
     def _stop(self) -> None:
         self.should_exit = True
 
@@ -70,8 +82,10 @@ def _return_large_memory() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
-def run_server(settings: Settings, url: DatabaseUrl, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves on a socket until it is told to stop."""
+def run_server(
+    settings: Settings, url: DatabaseUrl, listener: socket.socket, on_ready: Callable[[], None], life: int | None = None
+) -> None:
+    """Serves on a socket until it is told to stop, or until nobody holds the other end of the pipe `life`."""
     _return_large_memory()
     drain = Drain()
     config = uvicorn.Config(
@@ -87,4 +101,4 @@ def run_server(settings: Settings, url: DatabaseUrl, listener: socket.socket, on
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    _Server(config, drain, settings.drain_seconds, on_ready).run(sockets=[listener])
+    _Server(config, drain, settings.drain_seconds, on_ready, life).run(sockets=[listener])

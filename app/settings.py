@@ -51,6 +51,9 @@ class Settings(Struct, kw_only=True, frozen=True):
     ] = False
     host: Annotated[str, Meta(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
+    workers: Annotated[
+        int, Meta(ge=1, le=64, description="The processes that serve; each has its own connections and its own cache.")
+    ] = 1
     data_dir: Annotated[Path, Meta(description="Where the embedded PostgreSQL and the ready key lie.")] = Path("var")
     pool_size: Annotated[int, Meta(ge=1, le=1000, description="The most database connections of this process.")] = 16
     connect_timeout_seconds: Annotated[Seconds, Meta(description="The longest wait for a new connection.")] = 2.0

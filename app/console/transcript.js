@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import { blocksOf, buildBlock, dayOf } from "./blocks.js";
 
-const NODES_LIMIT = 900;
+const NODES_LIMIT = 800;
 const AHEAD = 1.5; // screens
 const AT_END_PX = 40;
 

@@ -159,13 +159,16 @@ async def append_shared(connection: Conn, requests: list[tuple[Place, Append]]) 
 
 
 async def append_messages(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append
+    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append, *, is_tried: bool = False
 ) -> tuple[Appended, bool]:
     """What the append made, and whether it is a replay of what an earlier one made.
 
-    Raises NotFound, PreconditionFailed, IdempotencyKeyReused, ClientIdReused; Unavailable after too many lost races.
+    With `is_tried` it was written in vain already: it may be a replay, which is looked for first. Raises NotFound,
+    PreconditionFailed, IdempotencyKeyReused, ClientIdReused; Unavailable after too many lost races.
     """
     ids = MessageIds(conversation_id)
+    if is_tried and (replayed := await find_replay(connection, owner_id, conversation_id, append)):
+        return replayed, True
     for _ in range(_ATTEMPTS):
         try:
             if made := await _write(connection, owner_id, conversation_id, append):
