@@ -136,7 +136,7 @@ export class Shelf {
       const first = data.find(({ role }) => role === "user") ?? data[0];
       this.#words.set(id, first ? textOf(first).slice(0, 4 * WORDS_CHARS).trim().replace(/\s+/g, " ").slice(0, WORDS_CHARS) : "");
     } catch {
-      this.#words.delete(id);
+      // it stays without: asked again with every draw, a refusal would never end
     } finally {
       this.#asking -= 1;
     }
