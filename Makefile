@@ -17,7 +17,7 @@ PG ?= 18
 # On two cores, each with a server of its own; who is done takes half of what the other has left.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: run test test-all test-faults bench bench-growth check audit format lock clean
+.PHONY: run test test-all test-faults bench bench-growth check audit format lock shots clean
 
 run: .venv/local
 	@exec $(BIN)/verbatim serve --local
@@ -69,6 +69,10 @@ lock: .venv/dev
 	$(BIN)/$(LOCK) pyproject.toml --extra local --group dev -c requirements-local.lock -o requirements-dev.lock
 	$(BIN)/$(LOCK) tests/bench/baseline.in -c requirements.lock -o tests/bench/baseline.lock
 	cd tests/node && ../../$(BIN)/npm install --package-lock-only
+
+# The README's pictures of the console, by the tests' browser.
+shots: .venv/dev
+	$(BIN)/python -m tests.shots
 
 .venv/local: requirements-local.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -260,10 +260,12 @@ def _announce(settings: Settings, address: str, key_path: Path | None) -> None:
         return
     quoted_path, quoted_url = shlex.quote(str(key_path)), shlex.quote(f"{address}/v1/conversations/by-key/default")
     where = settings.parsed_database_url() or f"{settings.data_dir.absolute()}/postgres"
+    key = key_path.read_text().strip()
     print(
         f"""
 Verbatim serves on {address}  (API: {address}/docs)
-  key   {key_path.read_text().strip()}  (in {key_path})
+  chat  {address}/#key={key}
+  key   {key}  (in {key_path})
   data  {where}
   try   curl -H "Authorization: Bearer $(cat {quoted_path})" -X PUT {quoted_url}
 Ctrl-C stops it; the data stays.

@@ -71,7 +71,9 @@ def _write_native(draft: Draft) -> None:
 
 
 def _as_it_is(message: Message) -> ContextMessage:
-    return ContextMessage(**asdict(message), is_synthetic=False)
+    members = asdict(message)
+    del members["html"]
+    return ContextMessage(**members, is_synthetic=False)
 
 
 def _synthetic(message: Message, call: Call) -> ContextMessage:

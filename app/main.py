@@ -27,6 +27,7 @@ from app.database import Database
 from app.database_url import DatabaseUrl
 from app.deadlines import Deadline
 from app.docs import Documents, render_docs
+from app.doors.console import ConsoleController
 from app.doors.openai import OpenaiController
 from app.doors.responses import ResponseController
 from app.doors.sessions import SessionController
@@ -132,6 +133,7 @@ def create_app(settings: Settings, url: DatabaseUrl, drain: Drain | None = None)
             OpenaiController,
             ResponseController,
             ServiceController,
+            ConsoleController,
         ],
         middleware=[deadline, authentication],
         dependencies=dependencies,

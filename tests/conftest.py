@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import httpx
@@ -37,6 +38,9 @@ from app.settings import Settings
 from app.stores import service_keys
 from tests.poolers import find_pgbouncer, pgbouncer, pooled
 from tests.postmasters import started_postmaster
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 TEMPLATE = "verbatim_template"
 # A test may lose its data with the machine, but it sees every plan and every conflict.
@@ -239,6 +243,15 @@ async def shared_app(shared_url: DatabaseUrl) -> AsyncIterator[Litestar]:
 def app(request: pytest.FixtureRequest) -> Litestar:
     app: Litestar = request.getfixturevalue("shared_app" if is_sharing(request) else "own_app")
     return app
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator["Browser"]:
+    """One browser for the run."""
+    from tests.browsers import chromium  # noqa: PLC0415  # half a second of imports that few files need
+
+    async with chromium() as browser:
+        yield browser
 
 
 def client_of(app: Litestar, key: str | None = None, **headers: str) -> httpx.AsyncClient:

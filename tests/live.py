@@ -33,10 +33,10 @@ class Replica(Struct):
 
 
 @asynccontextmanager
-async def replica(settings: Settings, url: DatabaseUrl) -> AsyncIterator[Replica]:
-    """A service on a port of its own."""
+async def replica(settings: Settings, url: DatabaseUrl, port: int = 0) -> AsyncIterator[Replica]:
+    """A service on a port, else on one of its own."""
     drain = Drain()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         config = uvicorn.Config(
             create_app(settings, pooled(url), drain),
             http=protocol_of(settings),

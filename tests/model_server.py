@@ -190,6 +190,10 @@ class ModelServer:
         """Lets everything go on that hangs, and whatever would hang later."""
         self._loop.call_soon_threadsafe(self._released.set)
 
+    def hold(self) -> None:
+        """Lets hang again what hangs from now on."""
+        self._loop.call_soon_threadsafe(self._released.clear)
+
     async def _serve(self, started: threading.Event) -> None:
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]

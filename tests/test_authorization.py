@@ -256,6 +256,7 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
         Ask(path=in_conversation(its), query={"order": "desc", "limit": "1"}),
         Ask(path=in_conversation(its), query={"after": "1", "before": "3"}),
         Ask(path=in_conversation(its), query={"after": "1000"}),
+        Ask(path=in_conversation(its), query={"format": "html"}),
         Ask(path={"conversation_id": its.deleted}, is_gone=True),
         Ask(path={"conversation_id": its.deleted}, query={"order": "desc"}, is_gone=True),
     ],
@@ -301,6 +302,7 @@ ROWS: dict[str, Callable[[Things], list[Ask]]] = {
     "getMessage": lambda its: [
         Ask(path=in_conversation(its, message_id=its.message)),
         Ask(path=in_conversation(its, message_id=its.client_id)),
+        Ask(path=in_conversation(its, message_id=its.client_id), query={"format": "html"}),
         Ask(path={"conversation_id": its.deleted, "message_id": its.client_id}, is_gone=True),
     ],
     "updateMessage": lambda its: [
@@ -561,8 +563,9 @@ def test_every_operation_has_a_row() -> None:
     assert ROWS.keys() == OPERATIONS.keys()
 
 
-OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json"), ("GET", "/docs")}
-UNDOCUMENTED = {("GET", "/openapi.json"), ("GET", "/docs")}
+CONSOLE = {("GET", path) for path in ("/", "/c/{conversation_id}", "/activity", "/assets/{name}")}
+UNDOCUMENTED = {("GET", "/openapi.json"), ("GET", "/docs"), *CONSOLE}
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), *UNDOCUMENTED}
 
 
 def test_exactly_the_open_routes_do_without_credentials() -> None:

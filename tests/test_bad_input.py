@@ -792,12 +792,14 @@ NOT_CURSORS = [
     *("=" * 32, "!" * 32, "_" * 32, "-" * 32, "f" + "_" * 31, "A" * 31 + "%3D", "A" * 32 + "%0A", "%20" + "A" * 32),
     *("A" * 30 + "%3D%3D", "AAAA" * 9, "A" * 31 + "+", "A" * 31 + "%2B", "A" * 31 + "/", "__________" + "A" * 22),
 ]
+NOT_FORMATS = ["", "HTML", "html%00", "%20html", "html,native", "text/html", "json", "openai", "null", "1", CANARY]
 BAD_PARAMETERS = {
     ("GET", MESSAGES): {
         "limit": [*NOT_NATURAL, "0", "1001"],
         "after": [*NOT_NATURAL, "1099511627777"],
         "before": [*NOT_NATURAL, "1099511627777"],
         "order": ["", "up", "ASC", "asc%00", "asc,desc", "null", "1", "%20asc", CANARY],
+        "format": NOT_FORMATS,
         "offset": ["1"],
         "page": ["1"],
         "archived": ["true"],
@@ -812,6 +814,7 @@ BAD_PARAMETERS = {
         "order": ["asc"],
         "user_id": ["bob"],
     },
+    ("GET", f"{MESSAGES}/first"): {"format": NOT_FORMATS, "limit": ["1"], "order": ["asc"]},
     ("DELETE", MESSAGES): {"from_seq": [*NOT_NATURAL, "0", "1099511627777"], "seq": ["1"]},
     ("DELETE", f"{HOME}/{CONVERSATION}"): {"purge": NOT_BOOLEANS},
     ("GET", ITEMS): {

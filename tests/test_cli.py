@@ -20,6 +20,7 @@ from tests.processes import Service, new_data_dir, run_verbatim, server_pids, se
 DEFAULT = "/v1/conversations/by-key/default"
 BEGINNING = """
 Verbatim serves on {address}  (API: {address}/docs)
+  chat  {address}/#key={key}
   key   {key}  (in {data_dir}/key)
   data  {data_dir}/postgres
   try   curl -H "Authorization: Bearer $(cat '{data_dir}/key')" -X PUT {address}/v1/conversations/by-key/default

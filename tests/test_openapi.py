@@ -25,7 +25,7 @@ from app.stores import service_keys
 from tests.conftest import TEMPLATE, client_of, new_conversation, run_sql, running
 
 COMMITTED = Path(__file__).with_name("openapi.json")
-UNDOCUMENTED = {"/openapi.json", "/docs"}
+UNDOCUMENTED = {"/openapi.json", "/docs", "/", "/c/{conversation_id}", "/activity", "/assets/{name}"}
 ADMIN_KEY = service_keys.new_key()
 
 ROUTES = create_app(Settings(), parse_database_url("postgresql://localhost/nowhere")).routes

@@ -5,6 +5,7 @@ from functools import partial
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
+from msgspec.structs import replace
 
 from app import errors
 from app.appender import Appender
@@ -26,6 +27,7 @@ from app.openapi import Operation
 from app.pages import Page
 from app.payloads import fingerprint_of, parse_append, parse_message_change, parse_restoration
 from app.reader import Reader
+from app.rendering import render_messages
 from app.settings import Settings
 from app.stores import deletions, messages
 from app.stores.appends import Append, refuse_reserved_ids
@@ -35,6 +37,7 @@ from app.wire.messages import (
     Message,
     MessageChange,
     MessageListing,
+    MessageQuery,
     MessagesRestoration,
     NewMessage,
     NewMessages,
@@ -113,6 +116,7 @@ class MessageController(Controller):
         request: ApiRequest,
         conversation_id: FromPath[str],
         caller: NamedDependency[Caller],
+        database: NamedDependency[Database],
         reader: NamedDependency[Reader],
     ) -> Response[bytes]:
         """List messages, in order or newest first.
@@ -122,7 +126,11 @@ class MessageController(Controller):
         """
         listing = read_query(request, MessageListing)
         parsed_id = read_conversation_id(conversation_id)
-        return answer_json(await reader.list_messages(caller.owner.id, parsed_id, listing))
+        if listing.format == "native":
+            return answer_json(await reader.list_messages(caller.owner.id, parsed_id, listing))
+        async with database.connection() as connection:
+            page = await messages.list_messages(connection, caller.owner.id, parsed_id, listing)
+        return answer(replace(page, data=await render_messages(page.data)))
 
     @delete(
         status_code=200,
@@ -198,7 +206,7 @@ class MessageController(Controller):
     @get(
         "/{message_id:str}",
         operation_id="getMessage",
-        opt={"operation": Operation(answers={200: Message}, errors=(errors.NotFound,))},
+        opt={"operation": Operation(query=MessageQuery, answers={200: Message}, errors=(errors.NotFound,))},
     )
     async def get_message(
         self,
@@ -209,10 +217,11 @@ class MessageController(Controller):
         database: NamedDependency[Database],
     ) -> Response[bytes]:
         """Get a message by its id or its client id."""
-        read_query(request, Nothing)
+        query = read_query(request, MessageQuery)
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection() as connection:
-            return answer(await messages.get_message(connection, caller.owner.id, parsed_id, message_id))
+            message = await messages.get_message(connection, caller.owner.id, parsed_id, message_id)
+        return answer(message if query.format == "native" else (await render_messages([message]))[0])
 
     @patch(
         "/{message_id:str}",

@@ -100,8 +100,11 @@ _LIST_CONVERSATIONS = Query("list_conversation_pages", _ConversationRow)
 
 
 def _line_of(struct: type[Struct]) -> Callable[..., object]:
-    """As the struct of the wire, filled by position; it holds no cycle, so no garbage collector needs to see it."""
-    fields = [(field.name, object) for field in msgspec.structs.fields(struct)]
+    """As the struct of the wire has what is always there, filled by position.
+
+    It holds no cycle, so no garbage collector needs to see it.
+    """
+    fields = [(field.name, object) for field in msgspec.structs.fields(struct) if field.required]
     line: Callable[..., object] = msgspec.defstruct(f"{struct.__name__}Line", fields, frozen=True, gc=False)
     return line
 

@@ -9,9 +9,15 @@ MESSAGES_LIMIT = 1000
 PARTS_LIMIT = 1000
 METADATA_LIMIT_BYTES = 16 * 1024
 DEPTH_LIMIT = 64
+HTML_LIMIT_BYTES = 64 * 1024
+HTML_PAGE_LIMIT_BYTES = 256 * 1024
 
 Role = Literal["user", "assistant", "tool", "system", "developer"]
 Status = Literal["completed", "in_progress", "incomplete", "failed", "cancelled"]
+Format = Annotated[
+    Literal["native", "html"],
+    Meta(description="`native`: messages as they are kept. `html`: the same with `html` beside it."),
+]
 DEFAULT_STATUS: Status = "completed"
 
 ClientId = Annotated[
@@ -127,6 +133,13 @@ class MessageListing(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     limit: Annotated[int, Meta(ge=1, le=1000, description="The most messages in a page.")] = 50
     after: Annotated[int, Meta(ge=0, le=2**40, description="Only messages with a greater seq.")] | None = None
     before: Annotated[int, Meta(ge=0, le=2**40, description="Only messages with a smaller seq.")] | None = None
+    format: Format = "native"
+
+
+class MessageQuery(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How to show a message."""
+
+    format: Format = "native"
 
 
 class Truncation(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +149,7 @@ class Truncation(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Message(Struct, kw_only=True, frozen=True):
-    """A message as it is kept: every member is present, null when there is nothing."""
+    """A message as it is kept: every member but `html` is present, null when there is nothing."""
 
     id: Annotated[str, Meta(description="Computed from conversation and seq: stable, and never reused.")]
     client_id: ClientId | None
@@ -156,6 +169,18 @@ class Message(Struct, kw_only=True, frozen=True):
     revision: Annotated[int, Meta(description="0 as appended, else the conversation's revision that changed it last.")]
     created_at: Annotated[datetime, Meta(description="Never earlier than that of a message with a smaller seq.")]
     updated_at: datetime
+    html: (
+        Annotated[
+            str,
+            Meta(
+                description="Only with `format=html`: the content as safe HTML, made from its Markdown for this answer "
+                "and kept nowhere. Null when there is nothing to show, or it is too much: over 64 KB of text in a "
+                "message or 256 KB in a page, or Markdown that takes long to read. Show the content then."
+            ),
+        ]
+        | None
+        | UnsetType
+    ) = UNSET
 
 
 class AppendedMessage(Struct, kw_only=True, frozen=True):

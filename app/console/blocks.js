@@ -1,0 +1,129 @@
+// Messages as elements. A block is a message with what belongs under it: its tool calls' results.
+
+import { copy, el, iconButton, visible } from "./dom.js";
+import { SAY, sayBytes, sayDay, sayMoment, sayTime, sayTokens } from "./strings.js";
+import { callsOf, textOf } from "./markdown.js";
+
+const COLLAPSED_CHARS = 4_000;
+const MORE_CHARS = 64_000;
+
+/** The blocks of a run of messages, and of what is being sent behind it. */
+export function blocksOf(messages, pending) {
+  const blocks = [];
+  for (const message of messages) {
+    const before = blocks.at(-1);
+    if (message.role === "tool" && before && callsOf(before.messages[0]).length) before.messages.push(message);
+    else blocks.push({ key: message.seq, seq: message.seq, messages: [message] });
+  }
+  if (pending) blocks.push({ key: "pending", messages: [pending] });
+  for (const block of blocks) {
+    block.mark = block.messages.map(({ seq, revision, status, html }) => [seq, revision, status, html?.length]).join();
+  }
+  return blocks;
+}
+
+export function dayOf({ messages: [message] }) {
+  return message.created_at ? sayDay(message.created_at) : SAY.today;
+}
+
+/** `actions`: onEdit(message), onRetry(message). */
+export function buildBlock({ messages: [message, ...results] }, actions) {
+  const { role, status, seq } = message;
+  const loose = new Set(results);
+  const calls = callsOf(message).map((call) => {
+    const result = results.find((one) => loose.has(one) && one.tool_call_id && one.tool_call_id === call.id);
+    loose.delete(result);
+    return buildCall(call, result);
+  });
+  return el(
+    "li", { class: `message ${role}`, data: { seq: seq ?? "", status } },
+    el("h2", { class: "who" }, message.name || SAY[role]),
+    role === "tool" ? buildCall(null, message) : buildBody(message),
+    ...calls, ...[...loose].map((result) => buildCall(null, result)),
+    buildFoot(message, actions),
+  );
+}
+
+function buildBody(message) {
+  const { html, role, status, content } = message;
+  if (status === "in_progress" && role === "assistant" && !content) return el("div", { class: "body plain live" });
+  if (!html) return plain(textOf(message), "body");
+  const body = el("div", { class: "body", dir: "auto" });
+  body.innerHTML = html; // the only place: rendered and sanitised by the server
+  for (const link of body.querySelectorAll("a[href]")) link.target = "_blank";
+  for (const code of body.querySelectorAll("pre")) {
+    const box = el("div", { class: "code" });
+    code.replaceWith(box);
+    code.tabIndex = 0;
+    box.append(code, copyButton(() => code.textContent));
+  }
+  return body;
+}
+
+/** A text as it is; of a long one the beginning, and more on demand. */
+function plain(text, className) {
+  const box = el("div", { class: `${className} plain`, dir: "auto" });
+  let shown = 0;
+  const more = el("button", { type: "button", class: "framed", onclick: () => grow(MORE_CHARS) });
+  function grow(chars) {
+    more.before(visible(text.slice(shown, (shown += chars))));
+    const left = text.length - shown;
+    if (left > 0) more.textContent = `${SAY.more} (${sayBytes(left)})`;
+    else more.remove();
+  }
+  box.append(more);
+  grow(text.length > COLLAPSED_CHARS * 2 ? COLLAPSED_CHARS : text.length);
+  return box;
+}
+
+/** What was asked of a tool and what it answered, folded; its inside is made when it is opened. */
+function buildCall(call, result) {
+  const name = call?.name ?? result.name ?? SAY.tool;
+  const fold = el(
+    "details", { class: "call" },
+    el("summary", {},
+      el("b", {}, name), " ",
+      el("span", { class: "brief" }, (call ? call.arguments : textOf(result)).replace(/\s+/g, " ").slice(0, 120)),
+      el("span", { class: "state" }, result || !call ? "" : SAY.noResult)),
+  );
+  fold.addEventListener("toggle", () => {
+    if (call) fold.append(el("h3", {}, SAY.asked), plain(pretty(call.arguments), "data"));
+    if (result) fold.append(el("h3", {}, SAY.answered), plain(pretty(textOf(result)), "data"));
+  }, { once: true });
+  return fold;
+}
+
+function pretty(text) {
+  if (text.length > 100_000) return text;
+  try {
+    const value = JSON.parse(text);
+    return typeof value === "object" && value ? JSON.stringify(value, null, 2) : text;
+  } catch {
+    return text;
+  }
+}
+
+function buildFoot(message, actions) {
+  const { role, status, seq } = message;
+  const about = [
+    message.created_at && sayTime(message.created_at), message.model, sayTokens(message.usage),
+    status !== "completed" && SAY[`status-${status}`],
+  ];
+  return el(
+    "footer", {},
+    el("span", { class: "about", title: message.created_at ? sayMoment(message.created_at) : "" },
+      about.filter(Boolean).join(" · ")),
+    copyButton(() => textOf(message)),
+    role === "user" && seq ? iconButton("edit", SAY.edit, () => actions.onEdit(message)) : null,
+    role === "assistant" ? iconButton("retry", SAY.retry, () => actions.onRetry(message)) : null,
+  );
+}
+
+function copyButton(text) {
+  return iconButton("copy", SAY.copy, async ({ currentTarget: button }) => {
+    await copy(text());
+    button.classList.replace("copy", "done");
+    button.ariaLabel = SAY.copied;
+    setTimeout(() => { button.classList.replace("done", "copy"); button.ariaLabel = SAY.copy; }, 1500);
+  });
+}

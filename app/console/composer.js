@@ -1,0 +1,82 @@
+// Where a person writes: Enter sends, the arrow up edits what was said last, Escape stops.
+
+import { el, iconButton } from "./dom.js";
+import { SAY } from "./strings.js";
+
+const isTouched = matchMedia("(pointer: coarse)");
+
+export class Composer {
+  /** `onSend(text, edited)`, edited the message in whose place it is said; `onStop()`; `onEditLast()`. */
+  constructor({ onSend, onStop, onEditLast }) {
+    this.onSend = onSend;
+    this.edited = null;
+    this.field = el("textarea", {
+      rows: 1, placeholder: SAY.say, ariaLabel: SAY.message, oninput: () => this.#fit(),
+      onkeydown: (event) => this.#onKey(event, onStop, onEditLast),
+    });
+    this.send = iconButton("send main", SAY.send, undefined, { type: "submit" });
+    this.stop = iconButton("stop main", SAY.stop, onStop, { hidden: true });
+    this.note = el(
+      "p", { class: "editing", hidden: true }, SAY.editing, " ",
+      el("button", { type: "button", onclick: () => this.edit(null) }, SAY.cancel),
+    );
+    this.element = el(
+      "form", { class: "composer", onsubmit: (event) => { event.preventDefault(); this.#say(); } },
+      this.note, el("div", { class: "field" }, this.field, this.send, this.stop),
+    );
+    this.#fit();
+  }
+
+  /** Whether something is under way that can be stopped. */
+  set isBusy(isBusy) {
+    this.stop.hidden = !isBusy;
+    this.send.hidden = isBusy;
+  }
+
+  /** Takes a message to be said otherwise; null: none. */
+  edit(message, text = "") {
+    this.edited = message;
+    this.note.hidden = !message;
+    this.write(text);
+  }
+
+  write(text) {
+    this.field.value = text;
+    this.#fit();
+    this.field.focus();
+  }
+
+  /** Gives back what could not be sent, unless there is something else by now. */
+  giveBack(text, edited) {
+    if (!this.field.value) this.edit(edited, text);
+  }
+
+  #say() {
+    const text = this.field.value;
+    if (!text.trim() || this.send.hidden) return;
+    const { edited } = this;
+    this.edit(null);
+    this.onSend(text, edited);
+  }
+
+  #onKey(event, onStop, onEditLast) {
+    if (event.isComposing) return;
+    if (event.key === "Enter" && !event.shiftKey && !isTouched.matches) {
+      event.preventDefault();
+      this.#say();
+    } else if (event.key === "ArrowUp" && !this.field.value) {
+      event.preventDefault();
+      onEditLast();
+    } else if (event.key === "Escape") {
+      if (this.edited) this.edit(null);
+      else if (!this.stop.hidden) onStop();
+    }
+  }
+
+  #fit() {
+    this.send.disabled = !this.field.value.trim();
+    if (CSS.supports("field-sizing", "content")) return;
+    this.field.style.height = "auto";
+    this.field.style.height = `${this.field.scrollHeight}px`;
+  }
+}

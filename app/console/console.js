@@ -1,0 +1,138 @@
+// The console: the list beside the chat, and what is in the address bar.
+
+import { copy, el, iconButton } from "./dom.js";
+import { enter } from "./door.js";
+import { forget } from "./key.js";
+import { List } from "./list.js";
+import { Shelf } from "./shelf.js";
+import { SAY, sayProblem } from "./strings.js";
+import "./verbatim-chat.js";
+
+const [api, firstPage] = await enter((asked) => Shelf.first(asked));
+
+const list = new List({ onOpen: open, onMenu: showMenu, onMore: () => shelf.more().catch(complain) });
+const chat = el("verbatim-chat", { conversation: "" });
+const title = el("h1", {});
+const more = iconButton("more", SAY.moreFor(SAY.name), () => showMenu(more, current), { ariaHasPopup: "menu", hidden: true });
+const opener = iconButton("list", SAY.openList, () => showList(true), { class: "icon list narrow" });
+const away = el("p", { class: "note", role: "status" });
+const filing = el("button", { type: "button", onclick: () => showShelf(!shelf.isArchived) }, SAY.archived);
+const side = el(
+  "aside", { id: "side", ariaLabel: SAY.conversations },
+  el("header", {},
+    el("b", {}, SAY.name),
+    iconButton("list", SAY.closeList, () => showList(false), { class: "icon list narrow" }),
+    iconButton("new", `${SAY.newConversation} (Alt+N)`, () => open(null), { ariaKeyShortcuts: "Alt+N" })),
+  list.element, away,
+  el("footer", {},
+    filing, el("a", { href: "/activity" }, SAY.activity),
+    el("button", { type: "button", onclick: forget }, SAY.forgetKey)),
+);
+const page = el("main", {}, el("header", {}, opener, title, more), chat);
+const shade = el("div", { class: "shade", onclick: () => showList(false) });
+
+let current = null; // the conversation that is open, as far as it is known
+let shelf = null;
+chat.api = api;
+chat.addEventListener("verbatim-made", ({ detail }) => {
+  shelf.put(detail);
+  go(detail.id, detail);
+});
+chat.addEventListener("verbatim-problem", ({ detail }) => {
+  if (detail.name === "invalid-credentials") location.reload();
+});
+document.body.append(side, page, shade);
+showShelf(false, firstPage);
+onpopstate = () => show(idOf(location.pathname));
+show(idOf(location.pathname));
+
+// The list
+
+function showShelf(isArchived, page) {
+  shelf?.close();
+  const made = (shelf = new Shelf(api, { isArchived, onChange: () => shelf === made && refresh() }));
+  filing.textContent = isArchived ? SAY.back : SAY.archived;
+  shelf.more(page).then(() => made.findPinned()).catch(complain);
+  shelf.follow((state) => { away.textContent = state === "away" ? SAY.offline : ""; }).catch(complain);
+}
+
+function refresh() {
+  list.show(shelf);
+  performance.mark("verbatim.listed");
+  const known = current && shelf.get(current.id);
+  if (known) name(known);
+}
+
+function showMenu(button, conversation) {
+  const wasOpen = current?.id === conversation.id;
+  attempt(async () => {
+    const { showDeeds } = await import("./deeds.js");
+    showDeeds(button, conversation, {
+      api, shelf, attempt, onChanged: (changed) => current?.id === changed.id && name(changed),
+      onGone: () => wasOpen && open(null), onBack: (id) => wasOpen && open(id),
+    });
+  });
+}
+
+async function attempt(work) {
+  try {
+    await work();
+  } catch (problem) {
+    complain(problem);
+  }
+}
+
+async function complain(problem) {
+  if (problem.name === "invalid-credentials") location.reload();
+  if (problem.name === "AbortError") return;
+  const { toast } = await import("./toast.js");
+  toast(sayProblem(problem));
+}
+
+// What is open
+
+function idOf(path) {
+  return /^\/c\/([^/]+)$/.exec(path)?.[1] ?? null;
+}
+
+function open(id) {
+  go(id);
+  show(id);
+}
+
+function go(id, conversation) {
+  if (idOf(location.pathname) !== id) history.pushState(null, "", id ? `/c/${id}` : "/");
+  if (conversation) show(id, conversation);
+}
+
+async function show(id, conversation = id && shelf.get(id)) {
+  current = id ? { id, ...conversation } : null;
+  list.mark(id);
+  chat.setAttribute("conversation", id ?? "");
+  name(conversation || null);
+  showList(false);
+  if (id && !conversation) name(await api.get(`/v1/conversations/${id}`).catch(() => null), id);
+}
+
+function name(conversation, id = conversation?.id ?? null) {
+  if (conversation && current?.id !== id) return;
+  if (conversation) current = conversation;
+  more.hidden = !conversation;
+  title.textContent = conversation ? shelf.nameOf(conversation) : current ? "" : SAY.newConversation;
+  document.title = [title.textContent, SAY.name].filter(Boolean).join(" · ");
+}
+
+function showList(isOpen) {
+  document.body.classList.toggle("listing", isOpen);
+  page.inert = isOpen;
+  if (isOpen) list.search.focus();
+  else if (matchMedia("(pointer: fine)").matches) chat.focus();
+}
+
+addEventListener("keydown", (event) => {
+  if (event.altKey && event.code === "KeyN") open(null);
+  else if ((event.ctrlKey || event.metaKey) && event.code === "KeyK") showList(matchMedia("(max-width: 48rem)").matches), list.search.focus();
+  else if (event.key === "Escape" && document.body.classList.contains("listing")) showList(false);
+  else return;
+  event.preventDefault();
+});

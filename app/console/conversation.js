@@ -1,0 +1,201 @@
+// One conversation as it stands and as it goes on: what was said, what is being sent, the reply that is being made.
+
+import { newName } from "./api.js";
+import { follow } from "./events.js";
+import { History } from "./history.js";
+
+const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const TITLE_CHARS = 60;
+const PATIENCE_MS = 20_000;
+
+export class Conversation {
+  id = null;
+  history = null;
+  pending = null; // a message on its way
+  reply = null; // the reply that is being made: {id, seq}
+  live = null; // its text so far: {seq, text}
+  isAway = false; // nobody answers
+  #lastSeq = 0;
+  #life = new AbortController();
+
+  /** `onChange()`; `onText()`: more of the reply; `onMade(conversation)`; `onEnd(problem)`: it is followed no more. */
+  constructor(api, actions) {
+    Object.assign(this, { api, ...actions });
+  }
+
+  close() {
+    this.#life.abort(new DOMException("closed", "AbortError"));
+  }
+
+  get isClosed() {
+    return this.#life.signal.aborted;
+  }
+
+  get isBusy() {
+    return Boolean(this.pending || this.reply);
+  }
+
+  get #home() {
+    return `/v1/conversations/${this.id}`;
+  }
+
+  /** Loads the conversation of an id, or of a name, which makes it if need be. */
+  async open(wanted) {
+    const { signal } = this.#life;
+    const named = `/v1/conversations/by-key/${encodeURIComponent(wanted)}`;
+    const found = await this.#insist(() =>
+      ID.test(wanted) ? this.api.get(`/v1/conversations/${wanted}`, {}, signal) : this.api.ask("PUT", named, { signal }));
+    await this.#attach(found);
+  }
+
+  /** Begins with the version that was found, so that nothing is missed between the list and the events. */
+  async #attach({ id, last_seq, revision }) {
+    this.id = id;
+    this.#lastSeq = last_seq;
+    this.history = new History(this.api, id, this.#life.signal);
+    if (last_seq) await this.history.newest();
+    this.#settle();
+    follow(this.api, `${this.#home}/events`, {
+      lastId: `${last_seq}.${revision}`,
+      signal: this.#life.signal,
+      onEvent: (name, data) => this.#on(name, data),
+      onState: (state) => this.#onState(state),
+    }).catch((problem) => this.#end(problem));
+  }
+
+  // What a person does
+
+  /** Says something, in place of an edited message and all behind it if there is one, and asks for a reply. */
+  async say(text, edited) {
+    const leave = new AbortController();
+    const message = { role: "user", content: text, client_id: newName() };
+    this.pending = { ...message, status: "sending", leave };
+    this.onChange();
+    try {
+      if (!this.id) await this.#make(text, leave.signal);
+      if (edited) await this.#truncate(edited.seq);
+      await this.#ask({ messages: [message] }, leave.signal);
+    } finally {
+      this.pending = null;
+      if (!this.isClosed) this.onChange();
+    }
+  }
+
+  /** Has a reply made anew: what it said is deleted, and all behind it. */
+  async retry(message) {
+    await this.#truncate(message.seq);
+    await this.askAgain();
+  }
+
+  askAgain() {
+    return this.#ask({}, this.#life.signal);
+  }
+
+  /** Stops the reply that is being made, or what is on its way. */
+  async stop() {
+    this.pending?.leave.abort(new DOMException("stopped", "AbortError"));
+    if (this.reply) await this.#insist(() => this.api.ask("POST", `${this.#home}/replies/${this.reply.id}/cancel`));
+  }
+
+  async #make(text, signal) {
+    const headers = { "Idempotency-Key": newName() };
+    const words = text.trim().split(/\s+/).join(" ");
+    const title = words.length > TITLE_CHARS ? `${words.slice(0, TITLE_CHARS).replace(/\s\S*$/, "")}…` : words;
+    const made = await this.#insist(() => this.api.ask("POST", "/v1/conversations", { headers, body: { title }, signal }));
+    await this.#attach(made);
+    this.onMade(made);
+  }
+
+  async #truncate(seq) {
+    const headers = { "If-Match": `"${this.#lastSeq}"` };
+    await this.#insist(() => this.api.ask("DELETE", `${this.#home}/messages`, { query: { from_seq: seq }, headers }));
+    await this.history.drop(seq);
+    this.#settle();
+  }
+
+  /** The reply is made whether or not we stay; the conversation's events tell of it, here as in every other tab. */
+  async #ask(body, signal) {
+    const headers = { "Idempotency-Key": newName(), Accept: "text/event-stream" };
+    const answer = await this.#insist(() => this.api.request("POST", `${this.#home}/replies`, {
+      headers, body, signal: AbortSignal.any([signal, AbortSignal.timeout(PATIENCE_MS)]),
+    }), signal);
+    answer.body.cancel();
+    if (!this.history.hasNewer) await this.history.newer();
+    else await this.history.newest();
+    this.#settle();
+  }
+
+  #insist(work, signal = this.#life.signal) {
+    return this.api.insist(work, { signal, onPause: () => this.#onState("away") });
+  }
+
+  // What happens
+
+  #on(name, data) {
+    if (name === "reply.delta") this.#hear(data);
+    else if (name === "message.created") this.#created(data);
+    else if (name === "message.updated") this.#updated(data);
+    else if (name === "messages.deleted") this.#deleted(data);
+    else if (name === "conversation.deleted") this.#end({ name: "not-found" });
+  }
+
+  #created({ id, seq, role, status }) {
+    this.#lastSeq = Math.max(this.#lastSeq, seq);
+    if (role === "assistant" && status === "in_progress") this.reply = { id, seq };
+    this.#load(this.history.hasNewer ? null : this.history.newer(seq));
+  }
+
+  #updated({ seq, status }) {
+    if (seq === this.reply?.seq && status !== "in_progress") this.reply = null;
+    this.#load(this.history.again(seq));
+  }
+
+  #deleted({ from_seq, through_seq }) {
+    if (this.reply?.seq >= from_seq && this.reply.seq <= through_seq) this.reply = null;
+    this.#load(this.history.drop(from_seq, through_seq));
+  }
+
+  /** More of the reply's text, behind so many code points of it. */
+  #hear({ seq, message_id, from_char, text }) {
+    const known = this.live?.seq === seq && from_char ? this.live.text : "";
+    this.live = { seq, text: behind(known, from_char) + text };
+    if (this.reply?.seq === seq) return this.onText();
+    this.reply = { id: message_id, seq };
+    this.onChange();
+  }
+
+  #onState(state) {
+    this.isAway = state === "away";
+    this.onChange();
+    if (state === "missed") this.#load(this.history.newest());
+  }
+
+  async #load(done) {
+    try {
+      await done;
+      this.#settle();
+    } catch (problem) {
+      this.#end(problem);
+    }
+  }
+
+  /** Where the run has the newest message, that says whether a reply is being made. */
+  #settle() {
+    const last = this.history.messages.at(-1);
+    if (!this.history.hasNewer) {
+      this.reply = last?.role === "assistant" && last.status === "in_progress" ? { id: last.id, seq: last.seq } : null;
+    }
+    this.onChange();
+  }
+
+  #end(problem) {
+    if (this.isClosed) return;
+    this.close();
+    this.onEnd(problem);
+  }
+}
+
+function behind(text, chars) {
+  const signs = text.length > chars ? [...text] : [];
+  return signs.length > chars ? signs.slice(0, chars).join("") : text;
+}

@@ -1,0 +1,64 @@
+"""A real browser at a real service: every page is watched for what no page of ours may do."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request, async_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+_LOST = "Failed to load resource"  # Chromium's word for every answer that is no success
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """Debian's Chromium; without one the tests say so, loudly, and where CI is set they fail."""
+    if CHROMIUM is None and "CI" not in os.environ:
+        pytest.skip("NO CHROMIUM: the console is not tried; install Debian's chromium")
+    assert CHROMIUM, "install Debian's chromium"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        yield browser
+        await browser.close()
+
+
+class Watch:
+    """What the pages of one visitor did that no page of ours may do."""
+
+    def __init__(self, origins: set[str]) -> None:
+        self._origins = origins
+        self.wrongs: list[str] = []
+
+    def over(self, page: Page) -> None:
+        page.on("dialog", self._on_dialog)
+        page.on("pageerror", lambda error: self.wrongs.append(f"an error: {error}"))
+
+    async def _on_dialog(self, dialog: Dialog) -> None:
+        self.wrongs.append(f"a dialog: {dialog.message}")
+        await dialog.dismiss()
+
+    def on_request(self, request: Request) -> None:
+        if not request.url.startswith((*self._origins, "data:", "blob:")):
+            self.wrongs.append(f"a request: {request.url}")
+
+    def on_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and _LOST not in message.text:
+            self.wrongs.append(f"an error: {message.text}")
+
+
+@asynccontextmanager
+async def visitor(browser: Browser, *origins: str, **options: Any) -> AsyncIterator[BrowserContext]:
+    """A person with a browser of their own; in the end nothing went wrong in any of its pages."""
+    context = await browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+    context.set_default_timeout(15_000)
+    watch = Watch(set(origins))
+    context.on("page", watch.over)
+    context.on("request", watch.on_request)
+    context.on("console", watch.on_console)
+    yield context
+    await context.close()
+    assert watch.wrongs == [], watch.wrongs

@@ -1,0 +1,238 @@
+"""The console lets nothing in: what others wrote runs nowhere, asks nobody, and all can read it."""
+
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import flit_core.buildapi
+import httpx
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, Response, Route, expect
+
+from tests.browsers import visitor
+from tests.conftest import NewKey, new_conversation
+from tests.consoles import (
+    Visit,
+    alice,
+    asking,
+    begin,
+    here,
+    is_answered,
+    key,
+    model,
+    path_of,
+    person,
+    rows,
+    said,
+    say,
+    visit,
+)
+from tests.hostile_markdown import HOSTILE, SMALL
+from tests.live import Replica
+from tests.model_server import ModelServer, text_steps
+from tests.node_clients import HOME
+
+pytestmark = pytest.mark.shares_app
+
+ROOT = Path(__file__).parent.parent
+FIRST_PAGE_LIMIT_BYTES = 60_000
+LIST_LIMIT_MS = 300
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; object-src 'none'; form-action 'self'"
+)
+PAGES = ["/", "/c/0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10", "/activity", "/assets/verbatim-chat.js", "/assets/theme.css"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_file_comes_under_a_strict_policy(here: Replica, path: str) -> None:
+    async with httpx.AsyncClient(base_url=here.address) as nobody:
+        answer = await nobody.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["../main.py", "..%2fmain.py", "index.html", "nothing.js", "%2e%2e%2fmain.py"])
+async def test_nothing_but_the_files_of_the_pages_is_served(here: Replica, name: str) -> None:
+    async with httpx.AsyncClient(base_url=here.address) as nobody:
+        assert (await nobody.get(f"/assets/{name}")).status_code == 404
+
+
+def test_the_wheel_has_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    names = zipfile.ZipFile(tmp_path / flit_core.buildapi.build_wheel(str(tmp_path))).namelist()
+    files = {f"app/console/{path.name}" for path in (ROOT / "app" / "console").iterdir()}
+    assert files
+    assert files <= set(names)
+
+
+async def test_hostile_texts_do_nothing(visit: Visit, alice: httpx.AsyncClient) -> None:
+    """Each as a message of both sides; the visitor's browser tells of any dialog, error, or request elsewhere."""
+    assert len(HOSTILE) >= 100
+    messages = [{"role": role, "content": text} for text in SMALL.values() for role in ("user", "assistant")]
+    path = await new_conversation(alice, messages=messages[:1000], title="<img src=x onerror=alert(1)>")
+    page = await visit(path_of(path))
+    seen: set[str] = set()
+    while "1" not in seen:
+        items = page.locator(".message")
+        await expect(items.first).to_be_visible()
+        seen |= set(await items.evaluate_all("items => items.map((item) => item.dataset.seq)"))
+        await page.locator(".scroller[role=region]").evaluate("scroller => { scroller.scrollTop = 0 }")
+    assert len(seen) == len(messages)
+    assert await page.locator(".message :is(script, iframe, img, style, form, input, svg, object)").count() == 0
+    await expect(rows(page)).to_have_text(["<img src=x onerror=alert(1)>"])
+
+
+async def test_the_largest_texts_are_shown_collapsed_and_whole_on_demand(
+    visit: Visit, alice: httpx.AsyncClient
+) -> None:
+    path = await new_conversation(alice, ["start \u0007 " + "word " * 200_000 + "end"])
+    page = await visit(path_of(path))
+    await expect(said(page)).to_contain_text("start ␇ word")
+    assert len(await said(page).inner_text()) < 10_000
+    await page.get_by_role("button", name="Show more").click()
+    assert 60_000 < len(await said(page).inner_text()) < 80_000
+
+
+async def test_a_reply_that_streams_markup_stays_text(visit: Visit, model: ModelServer) -> None:
+    begin(model, "<img src=x onerror=alert(1)><script>alert(1)</script>", " so")
+    page = await visit("/")
+    await say(page, "x")
+    await expect(said(page).last).to_have_text("<img src=x onerror=alert(1)><script>alert(1)</script>")
+    model.release()
+    await is_answered(page)
+    await expect(said(page).last).to_contain_text("so")
+    assert await page.locator(".message img").count() == 0
+
+
+async def test_the_key_is_in_no_address_after_the_first_load(visit: Visit, person: BrowserContext, key: str) -> None:
+    addresses: list[str] = []
+    person.on("request", lambda request: addresses.append(request.url))
+    page = await visit("/")
+    await expect(page.get_by_label("Message", exact=True)).to_be_visible()
+    assert "#" not in page.url
+    assert not [address for address in addresses if key in address.partition("#")[0]]
+    assert await page.evaluate("Object.keys(localStorage).length + document.cookie.length") == 0
+    await page.reload()
+    await expect(page.get_by_label("Message", exact=True)).to_be_visible()
+
+
+async def test_who_has_no_key_is_asked_for_one(person: BrowserContext, here: Replica, key: str) -> None:
+    page = await person.new_page()
+    await page.goto(here.address)
+    await page.get_by_label("Key").fill("vb_garbage_garbage")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("alert")).to_have_text("This key is not let in.")
+    await page.get_by_label("Key").fill(key)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_label("Message", exact=True)).to_be_visible()
+    await page.get_by_role("button", name="Forget the key").click()
+    await expect(page.get_by_label("Key")).to_be_visible()
+
+
+async def test_a_key_of_nobody_asks_for_whom_it_acts(
+    person: BrowserContext, here: Replica, new_key: NewKey, alice: httpx.AsyncClient
+) -> None:
+    await new_conversation(alice, title="hers")
+    page = await person.new_page()
+    await page.goto(f"{here.address}#key={await new_key()}")
+    await page.get_by_label("User").fill("alice")
+    await page.keyboard.press("Enter")
+    await expect(rows(page)).to_have_text(["hers"])
+
+
+async def test_the_first_page_is_small(visit: Visit, person: BrowserContext, alice: httpx.AsyncClient) -> None:
+    await new_conversation(alice, title="one")
+    answers: list[Response] = []
+
+    def keep(answer: Response) -> None:
+        answers.append(answer)
+
+    person.on("response", keep)
+    page = await visit("/")
+    await expect(rows(page)).to_have_text(["one"])
+    await expect(page.get_by_label("Message", exact=True)).to_be_visible()
+    await page.wait_for_load_state("load")
+    sizes = {answer.url: len(await answer.body()) for answer in answers if "/v1/" not in answer.url}
+    assert len(sizes) > 10
+    assert sum(sizes.values()) < FIRST_PAGE_LIMIT_BYTES, sizes
+
+
+@pytest.mark.faults  # a figure, for a machine that does nothing else
+async def test_the_list_can_be_used_at_once(visit: Visit, alice: httpx.AsyncClient) -> None:
+    for number in range(30):
+        await new_conversation(alice, title=f"number {number}")
+    page = await visit("/")
+    times = []
+    for _ in range(5):
+        await page.reload()
+        await page.wait_for_function("document.querySelectorAll('.row > a').length")
+        times.append(await page.evaluate("performance.getEntriesByName('verbatim.listed')[0].startTime"))
+    assert min(times) < LIST_LIMIT_MS, times
+
+
+EMBEDDED = """<!doctype html><meta charset="utf-8"><title>A shop</title>
+<script type="module" src="/assets/verbatim-chat.js"></script>
+<h1>A shop</h1><verbatim-chat key="{key}" conversation="help-desk"></verbatim-chat>"""
+
+
+async def test_any_page_may_embed_the_chat(person: BrowserContext, here: Replica, key: str, model: ModelServer) -> None:
+    async def serve(route: Route) -> None:
+        await route.fulfill(content_type="text/html", body=EMBEDDED.format(key=key))
+
+    await person.route("**/shop", serve)
+    page = await person.new_page()
+    await page.goto(f"{here.address}/shop")
+    model.answers(text_steps("Of course."))
+    await say(page, "Can you help?")
+    await expect(said(page)).to_have_text(["Can you help?", "Of course."])
+    await page.reload()
+    await expect(said(page)).to_have_text(["Can you help?", "Of course."])
+
+
+AXE = """async () => {
+    const runOnly = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"];
+    const { violations } = await axe.run(document, { runOnly });
+    return violations.map(({ id, impact, nodes }) => [id, impact, nodes.map((node) => node.failureSummary)]);
+}"""
+
+
+async def violations(page: Page) -> list[object]:
+    await page.evaluate((HOME / "node_modules" / "axe-core" / "axe.min.js").read_text())
+    found: list[object] = await page.evaluate(AXE)
+    return found
+
+
+@pytest.mark.skipif(not (HOME / "node_modules" / "axe-core").is_dir(), reason="NO NPM PACKAGES: `make .venv/node`")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_fault(
+    browser: Browser, here: Replica, key: str, alice: httpx.AsyncClient, scheme: Literal["light", "dark"]
+) -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "monad"}'}}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is a monad?"},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "a burrito"},
+        {
+            "role": "assistant",
+            "content": "# A *burrito*\n\n```\ncode\n```\n\n|a|b|\n|-|-|\n|1|2|\n\n[more](https://example.com)",
+        },
+    ]
+    path = await new_conversation(alice, messages=messages, title="Monads")
+    options = {"bypass_csp": True, "color_scheme": scheme, "reduced_motion": "reduce"}  # axe itself sets styles inline
+    async with visitor(browser, here.address, **options) as context:
+        page = await context.new_page()
+        await page.goto(f"{here.address}{path_of(path)}#key={key}")
+        await page.locator("summary").click()
+        await expect(page.locator(".data").first).to_be_visible()
+        assert await violations(page) == []
+        await page.locator(".row").hover()
+        await page.locator(".row").get_by_role("button").click()
+        assert await violations(page) == []
+        await page.get_by_role("menuitem", name="Rename").click()
+        assert await violations(page) == []
