@@ -9,7 +9,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Send
 
 from app.auth import Caller
 from app.errors import NotFound, Unavailable
-from app.logs import REQUEST_ID, log_broken
+from app.logs import REQUEST_ID, LineLogger, log_broken
 from app.openai_errors import render_of
 from app.problems import Answer, InternalError, request_id_of
 
@@ -17,6 +17,7 @@ PATH_LIMIT_BYTES = 2048
 """No path of ours is longer. The router remembers paths, known or not, before it is known who asks."""
 
 _logger = logging.getLogger("verbatim.requests")
+_lines = LineLogger("verbatim.requests")
 
 
 class Drain:
@@ -79,8 +80,6 @@ async def _send(answer: Answer, send: Send) -> None:
 
 
 def _log(scope: HTTPScope, status: int, size: int, seconds: float) -> None:
-    if not _logger.isEnabledFor(logging.INFO):
-        return
     caller = scope.get("user")
     owner_id: UUID | None = caller.owner.id if isinstance(caller, Caller) else None
     fields = {
@@ -91,4 +90,4 @@ def _log(scope: HTTPScope, status: int, size: int, seconds: float) -> None:
         "duration_ms": round(seconds * 1000, 2),
         "owner": owner_id,
     }
-    _logger.info("request", extra={"fields": fields})
+    _lines.info("request", fields)

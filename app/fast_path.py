@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from litestar import Request, Response
+from litestar import Request
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from app.auth import Authentication, Caller
 from app.deadlines import Deadline
-from app.exchanges import ApiRequest
+from app.exchanges import ApiRequest, BytesResponse
 from app.openai_errors import answer_as_asked
 
 _PLAIN_HOST = re.compile(rb"[a-zA-Z0-9.-]+(?::\d+)?")
@@ -91,7 +91,7 @@ class FastPath:
         way, parameters = found
         scope["route_handler"] = way.handler
         scope["path_template"] = way.template
-        response: Response[bytes]
+        response: BytesResponse
 
         async def call(_scope: Scope, timed_receive: Receive, timed_send: Send) -> None:
             nonlocal response
@@ -102,12 +102,14 @@ class FastPath:
         async def authenticate(_scope: Scope, timed_receive: Receive, timed_send: Send) -> None:
             await self._authentication.handle(scope, timed_receive, timed_send, call)
 
-        request: Request[object, object, State] = Request(scope, receive, send)
         try:
             await self._deadline.handle(scope, receive, send, authenticate)
         except Exception as error:  # noqa: BLE001  # as the framework catches them
-            response = answer_as_asked(request, error)
-        await response.to_asgi_response(app=None, request=request)(scope, receive, send)
+            request: Request[object, object, State] = Request(scope, receive, send)
+            asgi_response = answer_as_asked(request, error).to_asgi_response(app=None, request=request)
+            await asgi_response(scope, receive, send)
+            return
+        await response(scope, receive, send)
 
 
 def _has_plain_host(scope: HTTPScope) -> bool:

@@ -6,6 +6,7 @@ A UUIDv8 (RFC 9562 section 5.8) leaves 122 bits to us: 48, then 12 behind the ve
 import re
 import secrets
 import time
+from functools import lru_cache
 from hashlib import sha256
 from uuid import UUID
 
@@ -57,6 +58,7 @@ class Owner(Struct, frozen=True):
     id: UUID
 
 
+@lru_cache(maxsize=10_000)
 def owner_of(tenant_id: str, user_id: str) -> Owner:
     """The owner that a tenant and a user are together. Both names must be valid (`is_name`)."""
     return Owner(tenant_id, user_id, owner_id_of(tenant_id, user_id))
@@ -84,15 +86,20 @@ def parse_response_id(text: str) -> tuple[UUID, int] | None:
     return (UUID(found[1]), int(found[2], 16)) if found else None
 
 
+@lru_cache(maxsize=10_000)
+def _message_prefix(conversation_id: UUID) -> str:
+    head = int.from_bytes(sha256(b"verbatim.message\0" + conversation_id.bytes).digest()) >> (256 - 82)
+    high, middle, low = head >> 34, head >> 22 & 0xFFF, head & 0x3FFFFF
+    return str(_uuid8(high << 80 | middle << 64 | low << 40))[:26]
+
+
 class MessageIds:
     """The ids of one conversation's messages: the first 82 bits of the conversation's hash, then 40 bits of seq."""
 
     __slots__ = ("_prefix",)
 
     def __init__(self, conversation_id: UUID) -> None:
-        head = int.from_bytes(sha256(b"verbatim.message\0" + conversation_id.bytes).digest()) >> (256 - 82)
-        high, middle, low = head >> 34, head >> 22 & 0xFFF, head & 0x3FFFFF
-        self._prefix = str(_uuid8(high << 80 | middle << 64 | low << 40))[:26]
+        self._prefix = _message_prefix(conversation_id)
 
     def of(self, seq: int) -> str:
         """The id of the message with this seq."""

@@ -2,9 +2,12 @@
 
 import logging
 import sys
+import time
 import traceback
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import TextIO, cast
 
 import msgspec
 from asyncpg import PostgresError
@@ -35,6 +38,18 @@ def log_broken(logger: logging.Logger, error: BaseException) -> None:
     logger.error("broken", extra={"fields": cause_of(error)})
 
 
+def _line(created: float, level: str, logger: str, message: str) -> dict[str, object]:
+    line: dict[str, object] = {
+        "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
+        "level": level,
+        "logger": logger,
+        "message": message,
+    }
+    if (request_id := REQUEST_ID.get()) is not None:
+        line["request_id"] = request_id
+    return line
+
+
 class JsonFormatter(logging.Formatter):
     """A record as a JSON object: time, level, logger, message, the request's id, and the record's own `fields`."""
 
@@ -43,18 +58,32 @@ class JsonFormatter(logging.Formatter):
         message = record.getMessage()
         if not record.name.startswith("verbatim"):
             message = message.partition("\n")[0]
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": message,
-        }
-        if (request_id := REQUEST_ID.get()) is not None:
-            line["request_id"] = request_id
+        line = _line(record.created, record.levelname.lower(), record.name, message)
         if record.exc_info and record.exc_info[1] is not None:
             line |= cause_of(record.exc_info[1])
         line |= getattr(record, "fields", {})
         return _encode(line).decode()
+
+
+class LineLogger:
+    """Writes lines of one kind, as JsonFormatter would; what logging does around each costs more than the line."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def info(self, message: str, fields: dict[str, object]) -> None:
+        """One line, if the level is logged."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        handlers = self._logger.root.handlers
+        if len(handlers) == 1 and isinstance(handlers[0].formatter, JsonFormatter) and not self._logger.handlers:
+            handler = cast("logging.StreamHandler[TextIO]", handlers[0])
+            line = _line(time.time(), "info", self._logger.name, message) | fields
+            with suppress(OSError, ValueError):  # a reader of the log that left
+                handler.stream.write(_encode(line).decode() + "\n")
+                handler.stream.flush()
+        else:
+            self._logger.info(message, extra={"fields": fields})
 
 
 def configure_logs(level: str) -> None:

@@ -39,13 +39,35 @@ _logger = logging.getLogger("verbatim.protocol")
 
 
 class _Transport:
-    """A transport that does not hang up on who is still sending: that would throw the answer away (RFC 9112 §9.6)."""
+    """A transport that does not hang up on who is still sending: that would throw the answer away (RFC 9112 §9.6).
+
+    The head of an answer goes out with the first of its body: one system call, one packet.
+    """
 
     def __init__(self, transport: Transport, protocol: "LimitedProtocol") -> None:
         self._transport = transport
         self._protocol = protocol
-        self.write = transport.write
+        self._head = b""
         self.is_lingering = False
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 2"):
+            self._head = data
+            self._protocol.loop.call_soon(self._write_head)
+        else:
+            self._transport.write(data)
+
+    def _write_head(self) -> None:
+        """Alone, when nothing has followed it at once."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._head) + self._transport.get_write_buffer_size()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._transport, name)
@@ -54,6 +76,7 @@ class _Transport:
         return self.is_lingering or self._transport.is_closing()
 
     def close(self) -> None:
+        self._write_head()
         if self.is_closing() or not self._protocol.is_receiving:
             self._transport.close()
         else:
