@@ -7,10 +7,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request, async_playwright
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    async_playwright,
+    expect,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+_PATIENCE_MS = 20_000
 _LOST = "Failed to load resource"  # Chromium's word for every answer that is no success
 
 
@@ -54,7 +64,8 @@ class Watch:
 async def visitor(browser: Browser, *origins: str, **options: Any) -> AsyncIterator[BrowserContext]:
     """A person with a browser of their own; in the end nothing went wrong in any of its pages."""
     context = await browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(_PATIENCE_MS)
+    expect.set_options(timeout=_PATIENCE_MS)
     watch = Watch(set(origins))
     context.on("page", watch.over)
     context.on("request", watch.on_request)
