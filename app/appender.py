@@ -79,7 +79,7 @@ class Appender:
                     return await appends.append_shared(connection, requests)
                 except asyncpg.UniqueViolationError:
                     continue  # a key or client id came in between: by now it is known
-                except (asyncpg.PostgresError, asyncpg.DataError) as error:
+                except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                     if is_passing(error):
                         raise
                     break

@@ -1,8 +1,9 @@
 """Batches: jobs that arrive while others are being done are done together, by one statement."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
+from contextvars import Context
 from typing import Generic, TypeVar, cast
 
 from app.errors import Unavailable
@@ -26,7 +27,7 @@ class _Waiting(Generic[JobT, ResultT]):
 class Batches(Generic[JobT, ResultT]):
     """Workers that take what waits, at most `size` jobs at once; a job that finds one idle is done at once.
 
-    `width` workers, and up to `most` while some are stuck; at most `length` jobs wait.
+    `width` workers, and up to `most` while some are stuck; at most `length` jobs of one lane wait.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Batches(Generic[JobT, ResultT]):
     ) -> None:
         self._run, self._width, self._most, self._size, self._length = run, width, most, size, length
         self._waiting: deque[_Waiting[JobT, ResultT]] = deque()
+        self._lengths: Counter[Hashable] = Counter()
         self._busy: set[Hashable] = set()
         self._workers: set[asyncio.Task[None]] = set()
         self._stuck_count = 0
@@ -50,10 +52,11 @@ class Batches(Generic[JobT, ResultT]):
 
         Jobs of a lane are never in two batches at once, jobs that share a mark never in one.
         """
-        if len(self._waiting) >= self._length:
+        if self._lengths[lane] >= self._length:
             raise Unavailable
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(job, lane, marks, future))
+        self._lengths[lane] += 1
         self._call_worker()
         return await future
 
@@ -67,7 +70,7 @@ class Batches(Generic[JobT, ResultT]):
         is_enough = len(self._workers) - self._stuck_count >= self._width or len(self._workers) >= self._most
         if self._waiting and not self._is_called and not is_enough:
             self._is_called = True
-            worker = asyncio.create_task(self._work())
+            worker = asyncio.create_task(self._work(), context=Context())  # of no request
             self._workers.add(worker)
 
     async def _work(self) -> None:
@@ -122,13 +125,20 @@ class Batches(Generic[JobT, ResultT]):
         marks: set[Hashable] = set()
         while self._waiting and len(batch) < self._size:
             waiting = self._waiting.popleft()
-            if waiting.future.done():
-                continue  # nobody waits for it any more
+            if waiting.future.done():  # nobody waits for it any more
+                self._forget(waiting.lane)
+                continue
             if (waiting.lane is not None and waiting.lane in self._busy) or not marks.isdisjoint(waiting.marks):
                 left.append(waiting)
                 continue
             batch.append(waiting)
+            self._forget(waiting.lane)
             marks |= waiting.marks
         self._waiting.extendleft(reversed(left))
         self._busy.update(waiting.lane for waiting in batch)
         return batch
+
+    def _forget(self, lane: Hashable) -> None:
+        self._lengths[lane] -= 1
+        if not self._lengths[lane]:
+            del self._lengths[lane]

@@ -187,7 +187,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
 
         if settings.workers == 1:
             run_server(settings, url, listener, announce)
-        elif code := Workers(settings.workers, work).run(announce):
+        elif code := Workers(settings.workers, work, listener.close).run(announce):
             raise SystemExit(code)
 
 

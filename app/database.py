@@ -32,7 +32,7 @@ def is_passing(error: BaseException) -> bool:
     """Whether an error of the driver says "not now": lost, refused, overloaded, too slow, restarted, failed over."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_PASSING_SQLSTATES) and error.sqlstate != _REFUSED_STARTUP
-    return isinstance(error, _LOST) and not isinstance(error, asyncpg.DataError)
+    return isinstance(error, _LOST) and not isinstance(error, ValueError)  # of a value that the driver cannot send
 
 
 async def _prepare_connection(connection: Conn) -> None:

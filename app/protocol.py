@@ -62,8 +62,8 @@ class _Transport:
 
     def _write_head(self) -> None:
         """Alone, when nothing has followed it at once."""
-        if self._head:
-            head, self._head = self._head, b""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
             self._transport.write(head)
 
     def get_write_buffer_size(self) -> int:

@@ -42,8 +42,7 @@ class Reader:
     async def list_messages(self, owner_id: UUID, conversation_id: UUID, listing: MessageListing) -> bytes:
         """As `messages.list_messages`. Raises NotFound, and Unavailable for what may pass."""
         if not self._is_sharing or listing.limit > SHARED_LIMIT:
-            async with self._database.connection() as connection:
-                return _encode(await messages.list_messages(connection, owner_id, conversation_id, listing))
+            return await self._list_messages_alone(owner_id, conversation_id, listing)
         name = (owner_id, conversation_id, listing.order, listing.limit, listing.after, listing.before)
         known_version, known_body = self._cache.get(name) or (None, b"")
         request = MessagePageRequest(owner_id, conversation_id, listing, known_version)
@@ -51,10 +50,16 @@ class Reader:
         if page is None:
             self._cache.drop(name)
             raise NotFound
-        if page.body is None:
+        if page.is_known:
             return known_body
+        if page.body is None:
+            return await self._list_messages_alone(owner_id, conversation_id, listing)
         self._cache.put(name, page.version, page.body)
         return page.body
+
+    async def _list_messages_alone(self, owner_id: UUID, conversation_id: UUID, listing: MessageListing) -> bytes:
+        async with self._database.connection() as connection:
+            return _encode(await messages.list_messages(connection, owner_id, conversation_id, listing))
 
     async def list_conversations(self, owner: Owner, listing: ConversationListing) -> bytes:
         """As `conversations.list_conversations`. Raises InvalidInput, and Unavailable for what may pass."""

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ RESTART_SECONDS = 1.0
 """Between two starts of a worker, else one that cannot live would take all of a core."""
 
 _LOOK_SECONDS = 0.2
+_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 _GOOD_ENDS = {0, -signal.SIGTERM, -signal.SIGINT}
 _logger = logging.getLogger("verbatim")
 
@@ -26,8 +28,8 @@ Serve = Callable[[int, Callable[[], None]], None]
 class Workers:
     """The processes, as their parent sees them."""
 
-    def __init__(self, count: int, serve: Serve) -> None:
-        self._count, self._serve = count, serve
+    def __init__(self, count: int, serve: Serve, on_stop: Callable[[], None]) -> None:
+        self._count, self._serve, self._on_stop = count, serve, on_stop
         self._started_at: dict[int, float] = {}
         self._is_stopping = False
         self._has_failed = False
@@ -37,7 +39,7 @@ class Workers:
         # A parent that is killed leaves its end of one pipe; workers that are ready write to the other.
         self._life, self._own_life = os.pipe()
         self._ready, self._tell_ready = os.pipe()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             signal.signal(number, self._stop)
         for _ in range(self._count):
             self._start()
@@ -53,8 +55,10 @@ class Workers:
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._is_stopping = True
+        self._on_stop()
         for pid in self._started_at:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number)
 
     def _look(self, *, has_served: bool) -> None:
         for pid, started_at in [*self._started_at.items()]:
@@ -73,12 +77,16 @@ class Workers:
                 self._stop(signal.SIGTERM, None)
 
     def _start(self) -> None:
-        pid = os.fork()
-        if not pid:
-            self._work()
-        self._started_at[pid] = time.monotonic()
-        if self._is_stopping:  # since it was decided to start this one
-            os.kill(pid, signal.SIGTERM)
+        # A signal in between waits: until the parent knows the worker, and the worker ends by it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            if not self._is_stopping:
+                pid = os.fork()
+                if not pid:
+                    self._work()
+                self._started_at[pid] = time.monotonic()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _work(self) -> NoReturn:
         """In the worker; it never returns, else what its parent has opened would be closed twice."""
@@ -86,8 +94,9 @@ class Workers:
         try:
             os.setpgid(0, 0)  # Ctrl-C goes to the parent, which passes it on
             os.close(self._own_life)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._serve(self._life, lambda: _tell(self._tell_ready))
             code = 0
         except Exception as error:  # noqa: BLE001  # there is nobody above

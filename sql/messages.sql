@@ -214,16 +214,17 @@ ORDER BY page.seq DESC;
 
 -- name: list_message_pages(
 --     owner_ids, conversation_ids, after_seqs, before_seqs, page_sizes,
---     known_created_ats, known_last_seqs, known_revisions, page_bytes
+--     known_created_ats, known_updated_ats, known_last_seqs, known_revisions, page_bytes
 -- )
 -- As list_messages for each of several pages at once, of which no row is given where they are as
--- they were known: at the version (created_at, last_seq, revision), which no two states of a
--- conversation share, not even if it was purged and made again. The rows name the pages by their
--- places, from 1, in no order. A page without messages, or as it was known, has one row, whose seq
--- is NULL; a conversation that is absent, foreign or deleted has none.
+-- they were known: at the version (created_at, updated_at, last_seq, revision), which no two states
+-- of a conversation share. The rows name the pages by their places, from 1, in no order. A page of
+-- which no row is given has one, whose seq is NULL: it is as it was known, empty, or its first
+-- message crosses page_bytes. A conversation that is absent, foreign or deleted has none.
 SELECT
     asked.place,
     head.created_at AS version_created_at,
+    head.updated_at AS version_updated_at,
     head.last_seq AS version_last_seq,
     head.revision AS version_revision,
     page.next_seq,
@@ -249,17 +250,21 @@ FROM
         :conversation_ids::uuid[],
         :after_seqs::bigint[],
         :before_seqs::bigint[],
-        :page_sizes::integer[], :known_created_ats::timestamptz[], :known_last_seqs::bigint[],
+        :page_sizes::integer[],
+        :known_created_ats::timestamptz[],
+        :known_updated_ats::timestamptz[],
+        :known_last_seqs::bigint[],
         :known_revisions::bigint[]
     ) WITH ORDINALITY
         AS asked (
             owner_id, conversation_id, after_seq, before_seq, page_size,
-            known_created_at, known_last_seq, known_revision, place
+            known_created_at, known_updated_at, known_last_seq, known_revision, place
         )
 CROSS JOIN
     LATERAL (
         SELECT
             conversation.created_at,
+            conversation.updated_at,
             conversation.last_seq,
             conversation.revision
         FROM conversations AS conversation
@@ -295,8 +300,11 @@ LEFT JOIN LATERAL (
         coalesce(message.updated_at, message.created_at) AS updated_at
     FROM messages AS message
     WHERE
-        (head.created_at, head.last_seq, head.revision) IS DISTINCT FROM
-        (asked.known_created_at, asked.known_last_seq, asked.known_revision)
+        (head.created_at, head.updated_at, head.last_seq, head.revision) IS DISTINCT FROM
+        (
+            asked.known_created_at, asked.known_updated_at,
+            asked.known_last_seq, asked.known_revision
+        )
         AND message.owner_id = asked.owner_id
         AND message.conversation_id = asked.conversation_id
         AND message.seq > asked.after_seq
@@ -304,16 +312,17 @@ LEFT JOIN LATERAL (
         AND message.deleted_at IS NULL
     ORDER BY message.seq
     LIMIT asked.page_size
-) AS page ON page.page_bytes <= :page_bytes OR page.page_bytes = page.body_bytes;
+) AS page ON page.page_bytes <= :page_bytes;
 
 -- name: list_message_pages_descending(
 --     owner_ids, conversation_ids, after_seqs, before_seqs, page_sizes,
---     known_created_ats, known_last_seqs, known_revisions, page_bytes
+--     known_created_ats, known_updated_ats, known_last_seqs, known_revisions, page_bytes
 -- )
 -- As list_message_pages, newest first.
 SELECT
     asked.place,
     head.created_at AS version_created_at,
+    head.updated_at AS version_updated_at,
     head.last_seq AS version_last_seq,
     head.revision AS version_revision,
     page.next_seq,
@@ -339,17 +348,21 @@ FROM
         :conversation_ids::uuid[],
         :after_seqs::bigint[],
         :before_seqs::bigint[],
-        :page_sizes::integer[], :known_created_ats::timestamptz[], :known_last_seqs::bigint[],
+        :page_sizes::integer[],
+        :known_created_ats::timestamptz[],
+        :known_updated_ats::timestamptz[],
+        :known_last_seqs::bigint[],
         :known_revisions::bigint[]
     ) WITH ORDINALITY
         AS asked (
             owner_id, conversation_id, after_seq, before_seq, page_size,
-            known_created_at, known_last_seq, known_revision, place
+            known_created_at, known_updated_at, known_last_seq, known_revision, place
         )
 CROSS JOIN
     LATERAL (
         SELECT
             conversation.created_at,
+            conversation.updated_at,
             conversation.last_seq,
             conversation.revision
         FROM conversations AS conversation
@@ -385,8 +398,11 @@ LEFT JOIN LATERAL (
         coalesce(message.updated_at, message.created_at) AS updated_at
     FROM messages AS message
     WHERE
-        (head.created_at, head.last_seq, head.revision) IS DISTINCT FROM
-        (asked.known_created_at, asked.known_last_seq, asked.known_revision)
+        (head.created_at, head.updated_at, head.last_seq, head.revision) IS DISTINCT FROM
+        (
+            asked.known_created_at, asked.known_updated_at,
+            asked.known_last_seq, asked.known_revision
+        )
         AND message.owner_id = asked.owner_id
         AND message.conversation_id = asked.conversation_id
         AND message.seq > asked.after_seq
@@ -394,7 +410,7 @@ LEFT JOIN LATERAL (
         AND message.deleted_at IS NULL
     ORDER BY message.seq DESC
     LIMIT asked.page_size
-) AS page ON page.page_bytes <= :page_bytes OR page.page_bytes = page.body_bytes;
+) AS page ON page.page_bytes <= :page_bytes;
 
 -- name: update_message(
 --     owner_id, conversation_id, seq, content, tool_calls, tool_call_id, function_calls,

@@ -5,6 +5,7 @@ import pytest
 
 from app.batches import STUCK_SECONDS, Batches
 from app.errors import Unavailable
+from app.logs import REQUEST_ID
 
 
 class Worker:
@@ -133,16 +134,37 @@ async def test_who_has_gone_is_left_out_and_holds_up_nobody() -> None:
     assert worker.batches == [[1], [3]]
 
 
-async def test_only_so_many_wait() -> None:
+async def test_only_so_many_of_a_lane_wait_and_keep_no_other_out() -> None:
     worker = Worker(length=2)
-    first = worker.begin(1)
+    first = worker.begin(1, lane="a")
     await asyncio.sleep(0.001)
-    waiting = worker.begin(2, 3)
+    waiting = worker.begin(2, 3, lane="a")
     await asyncio.sleep(0.001)
     with pytest.raises(Unavailable):
-        await worker.shared.do(4)
+        await worker.shared.do(4, "a")
+    other = worker.begin(5, lane="b")
     await worker.let(0, 1)
-    assert await gather(*first, *waiting) == [2, 4, 6]
+    assert await gather(*first, *waiting, *other) == [2, 4, 6, 10]
+    again = worker.begin(6, 7, lane="a")
+    await worker.let(2)
+    assert await gather(*again) == [12, 14]
+
+
+async def test_what_is_done_for_several_is_done_in_the_name_of_none() -> None:
+    worker = Worker()
+    REQUEST_ID.set("of a request")
+    seen: list[str | None] = []
+    inner = worker.run
+
+    async def run(numbers: list[int]) -> list[int]:
+        seen.append(REQUEST_ID.get())
+        return await inner(numbers)
+
+    worker.shared = Batches[int, int](run, width=1, most=3, size=4, length=100)
+    jobs = worker.begin(1)
+    await worker.let(0)
+    assert await gather(*jobs) == [2]
+    assert seen == [None]
 
 
 async def test_the_end_waits_for_what_is_being_done() -> None:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +14,11 @@ from app.queries import Conn
 from tests.browsers import visitor
 from tests.conftest import PATIENT, NewKey, new_conversation
 from tests.live import Replica, replica
+from tests.node_clients import HOME, needs_npm_packages
 
 pytestmark = pytest.mark.shares_app
 
-AXE = Path(__file__).parent / "node/node_modules/axe-core/axe.min.js"
+AXE = HOME / "node_modules/axe-core/axe.min.js"
 TODAY = datetime.now(UTC).date()
 
 
@@ -215,8 +215,6 @@ async def test_a_phone_shows_it_all_below_each_other(browser: Browser, here: Rep
 
 async def violations(page: Page) -> list[Any]:
     """What axe-core calls serious."""
-    if not AXE.exists():
-        pytest.skip("NO NPM PACKAGES: run `make .venv/node`")
     await page.evaluate(AXE.read_text())
     found = await page.evaluate("axe.run()")
     return [
@@ -226,6 +224,7 @@ async def violations(page: Page) -> list[Any]:
     ]
 
 
+@needs_npm_packages
 @pytest.mark.usefixtures("history")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_everybody_can_read_it(browser: Browser, here: Replica, admin_key: str, scheme: str) -> None:

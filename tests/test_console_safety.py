@@ -30,7 +30,7 @@ from tests.consoles import (
 from tests.hostile_markdown import HOSTILE, SMALL
 from tests.live import Replica
 from tests.model_server import ModelServer, text_steps
-from tests.node_clients import HOME
+from tests.node_clients import HOME, needs_npm_packages
 
 pytestmark = pytest.mark.shares_app
 
@@ -207,7 +207,7 @@ async def violations(page: Page) -> list[object]:
     return found
 
 
-@pytest.mark.skipif(not (HOME / "node_modules" / "axe-core").is_dir(), reason="NO NPM PACKAGES: `make .venv/node`")
+@needs_npm_packages
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_axe_finds_no_fault(
     browser: Browser, here: Replica, key: str, alice: httpx.AsyncClient, scheme: Literal["light", "dark"]

@@ -14,6 +14,7 @@ from tests.consoles import Visit, alice, asking, here, key, model, path_of, pers
 pytestmark = pytest.mark.shares_app
 
 NODES_LIMIT = 1500
+FIRST_SEEN = 49_500
 LONGEST_TASK_MS = 100
 ORDINARY_LOOP_MS = 25  # on a machine for which the limit is meant; a slower one has more
 TIME_A_LOOP = """() => {
@@ -154,4 +155,6 @@ async def test_ten_thousand_conversations_and_fifty_thousand_messages_stay_smoot
             await page.mouse.wheel(0, -3000)
             assert await page.evaluate(COUNT_NODES) < NODES_LIMIT
         longest.append(max(await page.evaluate("tasks"), default=0))
+    first = await page.locator(".message").first.text_content()
+    assert int((first or "").split("Number ")[1].split()[0].rstrip(".")) < FIRST_SEEN, first
     assert min(longest) <= limit, (longest, limit)

@@ -289,11 +289,11 @@ def shared(scale: Scale, **values: object) -> Values:
     return {**places, **known, **dict.fromkeys(absent), **values}
 
 
-def pages(after: float, before: float, known: tuple[object, ...] = (None, None, None)) -> Callable[[Scale], Values]:
+def pages(after: float, before: float, known: tuple[object, ...] = (None,) * 4) -> Callable[[Scale], Values]:
     """As page, twice; what is known of the conversation's version."""
 
     def values(scale: Scale) -> Values:
-        names = ("known_created_ats", "known_last_seqs", "known_revisions")
+        names = ("known_created_ats", "known_updated_ats", "known_last_seqs", "known_revisions")
         return {
             "owner_ids": [scale.ids["owner_id"]] * 2,
             "conversation_ids": [scale.conversation(1)] * 2,
@@ -539,7 +539,8 @@ def test_the_work_is_the_same_in_a_large_one(database: Database, case: str, mode
 
 
 def test_a_page_that_is_known_is_not_read(database: Database, mode: str) -> None:
-    version = "SELECT created_at, last_seq, revision FROM conversations WHERE owner_id = %(owner_id)s AND id = %(id)s"
+    version = "SELECT created_at, updated_at, last_seq, revision FROM conversations"
+    version += " WHERE owner_id = %(owner_id)s AND id = %(id)s"
     ids = {"owner_id": UUID(int=LARGE.owner), "id": LARGE.conversation(1)}
     known = database.execute(version, ids).fetchone()
     assert known is not None

@@ -58,7 +58,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     async def watched(connection: Conn, requests: list[Any]) -> list[Any]:
         pages = await inner(connection, requests)
-        found.extend(page is not None and page.body is None for page in pages)
+        found.extend(page is not None and page.is_known for page in pages)
         return pages
 
     monkeypatch.setattr(shared_pages, "list_messages", watched)
@@ -267,6 +267,29 @@ async def test_a_page_is_read_again_only_when_something_has_changed(
     assert problem(await bob.get(f"{path}/messages")) == "not-found"
     assert (await alice.delete(path)).status_code == 204
     assert problem(await alice.get(f"{path}/messages")) == "not-found"
+
+
+async def test_a_page_that_is_large_is_read_alone(alice: AsyncClient, alone: AsyncClient, unread: list[bool]) -> None:
+    large = "x" * shared_pages.SHARED_PAGE_BYTES
+    for texts in ([large], ["a", large, "b"], [large[:-1000], "y" * 2000, "z"]):
+        path = await new_conversation(alice, texts)
+        for order in ("asc", "desc"):
+            pages = [await page(client, path, order=order) for client in (alice, alice, alone)]
+            assert len({one.content for one in pages}) == 1
+            assert len(pages[0].json()["data"]) == len(texts)
+    assert not any(unread)
+
+
+async def test_what_a_lost_commit_said_is_not_shown_for_what_came_in_its_place(
+    alice: AsyncClient, connection: Conn
+) -> None:
+    path = await new_conversation(alice, ["a", "lost"])
+    await page(alice, path)
+    own = UUID(path.rpartition("/")[2])
+    await connection.execute("DELETE FROM messages WHERE conversation_id = $1 AND seq = 2", own)
+    await connection.execute("UPDATE conversations SET last_seq = 1 WHERE id = $1", own)
+    await append(alice, path, "kept")
+    assert [message["content"] for message in (await page(alice, path)).json()["data"]] == ["a", "kept"]
 
 
 async def test_a_conversation_made_anew_shows_nothing_of_the_one_before(alice: AsyncClient) -> None:

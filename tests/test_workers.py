@@ -35,6 +35,12 @@ def is_there(pid: int) -> bool:
     return Path(f"/proc/{pid}/exe").exists()
 
 
+def listeners_of(port: int) -> list[str]:
+    """What listens on a port, by its line in the kernel's table."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return [line for line in lines if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"]
+
+
 def wait_until_gone(pids: list[int]) -> None:
     deadline = time.monotonic() + 10
     while any(is_there(pid) for pid in pids):
@@ -61,6 +67,14 @@ def test_a_worker_that_is_lost_is_started_again(service: Service) -> None:
     assert len(wait_for_workers(service, {lost})) == 2
     assert httpx.get(f"{address}/healthz").status_code == 200
     assert '"a worker was lost"' in service.errors
+
+
+def test_a_worker_that_is_lost_just_before_the_end_is_not_started_again(service: Service) -> None:
+    os.kill(wait_for_workers(service, set())[0], signal.SIGKILL)
+    time.sleep(0.4)  # it is seen to be lost, and waits to be started again
+    port = int(service.wait_for_address().rpartition(":")[2])
+    service.stop()
+    assert listeners_of(port) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -92,7 +92,7 @@ async function complain(problem) {
 // What is open
 
 function idOf(path) {
-  return /^\/c\/([^/]+)$/.exec(path)?.[1] ?? null;
+  return /^\/c\/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/.exec(path)?.[1] ?? null;
 }
 
 function open(id) {

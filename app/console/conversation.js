@@ -73,8 +73,8 @@ export class Conversation {
     this.onChange();
     try {
       if (!this.id) await this.#make(text, leave.signal);
-      if (edited) await this.#truncate(edited.seq);
-      await this.#ask({ messages: [message] }, leave.signal);
+      const body = { messages: [message] };
+      await (edited ? this.#replace(edited.seq, body, leave.signal) : this.#ask(body, leave.signal));
     } finally {
       this.pending = null;
       if (!this.isClosed) this.onChange();
@@ -83,8 +83,7 @@ export class Conversation {
 
   /** Has a reply made anew: what it said is deleted, and all behind it. */
   async retry(message) {
-    await this.#truncate(message.seq);
-    await this.askAgain();
+    await this.#replace(message.seq, {}, this.#life.signal);
   }
 
   askAgain() {
@@ -106,23 +105,33 @@ export class Conversation {
     this.onMade(made);
   }
 
-  async #truncate(seq) {
+  /** Asks in place of what was said from there on, which comes back if nobody will answer. */
+  async #replace(seq, body, signal) {
     const headers = { "If-Match": `"${this.#lastSeq}"` };
-    await this.#insist(() => this.api.ask("DELETE", `${this.#home}/messages`, { query: { from_seq: seq }, headers }));
-    await this.history.drop(seq);
-    this.#settle();
+    const { revision } = await this.#insist(
+      () => this.api.ask("DELETE", `${this.#home}/messages`, { query: { from_seq: seq }, headers }), signal);
+    await this.#load(this.history.drop(seq));
+    try {
+      await this.#ask(body, signal);
+    } catch (problem) {
+      await this.#insist(() => this.api.ask("POST", `${this.#home}/messages/restore`, { body: { revision } }));
+      await this.#load(this.history.newest());
+      throw problem;
+    }
   }
 
-  /** The reply is made whether or not we stay; the conversation's events tell of it, here as in every other tab. */
+  /**
+   * The reply is made whether or not we stay; the conversation's events tell of it, here as in every other tab.
+   * The signal ends the waiting for a server that is away, no request that may be kept already.
+   */
   async #ask(body, signal) {
     const headers = { "Idempotency-Key": newName(), Accept: "text/event-stream" };
     const answer = await this.#insist(() => this.api.request("POST", `${this.#home}/replies`, {
-      headers, body, signal: AbortSignal.any([signal, AbortSignal.timeout(PATIENCE_MS)]),
+      headers, body, signal: AbortSignal.any([this.#life.signal, AbortSignal.timeout(PATIENCE_MS)]),
     }), signal);
     answer.body.cancel();
-    if (!this.history.hasNewer) await this.history.newer();
-    else await this.history.newest();
-    this.#settle();
+    await this.#load(this.history.hasNewer ? this.history.newest() : this.history.newer());
+    if (signal.aborted && !this.isClosed) await this.stop();
   }
 
   #insist(work, signal = this.#life.signal) {

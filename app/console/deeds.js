@@ -33,7 +33,7 @@ export function showDeeds(button, conversation, { api, shelf, onChanged, onGone,
     shelf.remove(id);
     onGone(id);
     toast(SAY.deleted, SAY.undo, () => attempt(async () => {
-      shelf.put(await api.ask("POST", `${path}/restore`));
+      shelf.put(await api.insist(() => api.ask("POST", `${path}/restore`)));
       onBack(id);
     }));
   }

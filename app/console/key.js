@@ -43,6 +43,7 @@ function handedOver() {
   return new Promise((resolve) => {
     const take = ({ data }) => {
       if (!data?.key) return;
+      others.removeEventListener("message", take); // the first answer counts
       hold(data.key, data.user);
       resolve(data);
     };

@@ -39,7 +39,7 @@ class VerbatimChat extends HTMLElement {
     this.composer = new Composer({
       onSend: (text, edited) => this.#say(text, edited),
       onStop: () => this.#try(this.#conversation.stop()),
-      onEditLast: () => this.#edit(this.#conversation?.history?.messages.findLast(({ role }) => role === "user")),
+      onEditLast: () => this.#editLast(),
     });
     this.attachShadow({ mode: "open" }).append(
       sheet("theme.css"), sheet("chat.css"), this.scroller,
@@ -197,6 +197,12 @@ class VerbatimChat extends HTMLElement {
     const isSaid = isReady && conversation && this.#try(conversation.say(text, edited));
     this.#transcript?.toEnd();
     if (!(await isSaid) && this.#opening === opening) this.composer.giveBack(text, edited);
+  }
+
+  /** What was said last, if the end is there to be seen. */
+  #editLast() {
+    const history = this.#conversation?.history;
+    if (history && !history.hasNewer) this.#edit(history.messages.findLast(({ role }) => role === "user"));
   }
 
   #edit(message) {

@@ -12,18 +12,25 @@ from asyncpg import Record
 from msgspec import Raw, Struct
 
 from app.identifiers import LAST_SEQ_LIMIT, MessageIds, Owner
-from app.pages import FRONT, PAGE_LIMIT_BYTES, Page, Position, decode_cursor, encode_cursor
+from app.pages import FRONT, Page, Position, decode_cursor, encode_cursor
 from app.queries import Conn, Query
 from app.wire.conversations import Conversation, ConversationListing, ForkedFrom
 from app.wire.messages import Message, MessageListing
+
+SHARED_PAGE_BYTES = 256 * 2**10
+"""The payload of a page that is read with others: a larger one would hold them up, and sixteen the memory."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class PageVersion(Struct, frozen=True):
-    """The state of a conversation: of the same id, no two are alike; a purged one that is made again is younger."""
+    """The state of a conversation: of the same id, no two are alike.
+
+    One that is purged and made again is younger; what comes in place of a commit that a failover has lost is later.
+    """
 
     created_at: datetime
+    updated_at: datetime
     last_seq: int
     revision: int
 
@@ -38,10 +45,11 @@ class MessagePageRequest(Struct, frozen=True):
 
 
 class MessagePage(Struct, frozen=True):
-    """A page, None where it is as it was known, and the version of its conversation."""
+    """A page and the version of its conversation; None: it is as it was known, or too large to be read with others."""
 
     body: bytes | None
     version: PageVersion
+    is_known: bool = False
 
 
 class ConversationPageRequest(Struct, frozen=True):
@@ -55,6 +63,7 @@ class ConversationPageRequest(Struct, frozen=True):
 class _MessageRow(Struct, frozen=True):
     place: int
     version_created_at: datetime
+    version_updated_at: datetime
     version_last_seq: int
     version_revision: int
     next_seq: int | None
@@ -125,9 +134,10 @@ async def list_messages(connection: Conn, requests: list[MessagePageRequest]) ->
         before_seqs=[LAST_SEQ_LIMIT if listing.before is None else listing.before for listing in listings],
         page_sizes=[listing.limit for listing in listings],
         known_created_ats=[version and version.created_at for version in known],
+        known_updated_ats=[version and version.updated_at for version in known],
         known_last_seqs=[version and version.last_seq for version in known],
         known_revisions=[version and version.revision for version in known],
-        page_bytes=PAGE_LIMIT_BYTES,
+        page_bytes=SHARED_PAGE_BYTES,
     )
     return [
         _message_page(request, rows) if rows else None
@@ -136,16 +146,20 @@ async def list_messages(connection: Conn, requests: list[MessagePageRequest]) ->
 
 
 def _message_page(request: MessagePageRequest, rows: list[Record]) -> MessagePage:
-    version = PageVersion(*rows[0][1:4])
+    version, listing = PageVersion(*rows[0][1:5]), request.listing
     if version == request.known:
-        return MessagePage(None, version)
+        return MessagePage(None, version, is_known=True)
     if rows[0]["seq"] is None:
+        if (listing.after or 0) < version.last_seq:
+            return MessagePage(None, version)  # its first message may be too large
         rows = []
-    rows.sort(key=lambda row: row["seq"], reverse=request.listing.order == "desc")
+    rows.sort(key=lambda row: row["seq"], reverse=listing.order == "desc")
+    has_more = bool(rows) and rows[-1]["next_seq"] is not None
+    if has_more and len(rows) < listing.limit:
+        return MessagePage(None, version)
     message_id = MessageIds(request.conversation_id).of
     conversation_id = str(request.conversation_id)
-    data = [_message_line(message_id(row[6]), row[5], conversation_id, *row[6:]) for row in rows]
-    has_more = bool(rows) and rows[-1]["next_seq"] is not None
+    data = [_message_line(message_id(row[7]), row[6], conversation_id, *row[7:]) for row in rows]
     page = Page(data=data, has_more=has_more, next_cursor=str(rows[-1]["seq"]) if has_more else None)
     return MessagePage(_encode(page), version)
 
