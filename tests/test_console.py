@@ -126,6 +126,35 @@ async def test_an_edited_message_takes_the_place_of_all_that_followed(
     assert await contents(alice, path) == ["otherwise", "new"]
 
 
+async def test_an_edit_that_nobody_will_answer_deletes_nothing(visit: Visit, alice: httpx.AsyncClient) -> None:
+    messages = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    path = await new_conversation(alice, messages=messages)
+    page = await visit(path_of(path))
+    body = '{"type": "urn:verbatim:problem:too-large", "title": "The request is larger than the limit.", "status": 413}'
+    await page.route("**/replies", lambda route: route.fulfill(status=413, body=body))
+    await page.locator(".message").first.hover()
+    await page.locator(".message").first.get_by_role("button", name="Edit and ask again").click()
+    await say(page, "otherwise")
+    await expect(page.get_by_role("alert")).to_be_visible()
+    await expect(said(page)).to_have_text(["a", "b", "c"])
+    assert await contents(alice, path) == ["a", "b", "c"]
+    await expect(page.get_by_label("Message", exact=True)).to_have_value("otherwise")
+
+
+async def test_only_the_last_reply_is_made_anew(visit: Visit, alice: httpx.AsyncClient) -> None:
+    roles = ("user", "assistant", "user", "assistant")
+    path = await new_conversation(alice, messages=[{"role": role, "content": role} for role in roles])
+    page = await visit(path_of(path))
+    await expect(said(page)).to_have_count(4)
+    await expect(page.get_by_role("button", name="Try again")).to_have_count(1)
+
+
+async def test_an_address_of_nothing_makes_nothing(visit: Visit, alice: httpx.AsyncClient) -> None:
+    page = await visit("/c/nonsense")
+    await expect(page.get_by_label("Message", exact=True)).to_be_visible()
+    assert (await alice.get("/v1/conversations")).json()["data"] == []
+
+
 async def test_a_reply_is_stopped_and_made_anew(visit: Visit, model: ModelServer) -> None:
     begin(model, "Half a")
     model.answers(text_steps("A whole reply."))
