@@ -14,6 +14,7 @@ from httpx import AsyncClient
 from msgspec import structs
 
 from app.appender import SHARED_BODY_BYTES
+from app.database import Database
 from app.database_url import DatabaseUrl
 from app.queries import Conn
 from app.stores import appends, shared_pages
@@ -178,22 +179,37 @@ async def test_a_bad_row_fails_alone(alice: AsyncClient, connection: Conn, batch
     assert len(await contents(alice, path)) == 5
 
 
-async def test_a_locked_conversation_holds_up_no_other(alice: AsyncClient, connection: Conn) -> None:
-    locked, free = await new_conversation(alice), [await new_conversation(alice) for _ in range(3)]
+async def test_locked_conversations_hold_up_no_other(alice: AsyncClient, connection: Conn, batches: list[int]) -> None:
+    locked, free = [await new_conversation(alice) for _ in range(2)], [await new_conversation(alice) for _ in range(3)]
+    ids = [UUID(path.rpartition("/")[2]) for path in locked]
     loop = asyncio.get_running_loop()
     transaction = connection.transaction()
     await transaction.start()
-    await connection.execute("SELECT FROM conversations WHERE id = $1 FOR UPDATE", UUID(locked.rpartition("/")[2]))
-    waiting = [asyncio.create_task(append(alice, locked, f"{n}", **{KEY: f"{n}"})) for n in range(8)]
+    await connection.execute("SELECT FROM conversations WHERE id = any($1) FOR UPDATE", ids)
+    waiting = [asyncio.create_task(append(alice, locked[0], f"{n}", **{KEY: f"{n}"})) for n in range(8)]
     await asyncio.sleep(0.02)
     begun_at = loop.time()
+    waiting.append(asyncio.create_task(append(alice, locked[1], "among the others")))
     answers = await gather(*(append(alice, path, "x") for path in free for _ in range(8)))
     assert loop.time() - begun_at < PATIENT.lock_timeout_seconds * 0.8
     assert {answer.status_code for answer in answers} == {201}
+    assert sum(batches[::2]) - sum(batches[1::2]) == len(waiting)  # left out of what the others shared
     assert not any(task.done() for task in waiting)
     await transaction.rollback()
     assert {answer.status_code for answer in await gather(*waiting)} <= {201, 503}
     assert all([await contents(alice, path) == ["x"] * 8 for path in free])
+
+
+async def test_who_follows_is_told_of_what_was_kept_together(
+    alice: AsyncClient, monkeypatch: pytest.MonkeyPatch, batches: list[int]
+) -> None:
+    paths = [await new_conversation(alice) for _ in range(5)]
+    told: list[Any] = []
+    inner = Database.tell
+    monkeypatch.setattr(Database, "tell", lambda self, lane: (told.append(lane), inner(self, lane)))
+    await gather(*(append(alice, path, "x") for path in paths))
+    assert batches == [5, 5]
+    assert sorted(str(conversation_id) for _, conversation_id in told) == sorted(path[-36:] for path in paths)
 
 
 async def test_what_is_large_is_kept_alone(alice: AsyncClient, batches: list[int]) -> None:
