@@ -174,7 +174,8 @@ LIMIT :page_size;
 --     owner_ids, before_active_ats, before_updated_ats, before_ids, page_sizes
 -- )
 -- As list_conversations for each of several pages at once, without a filter. The rows name the
--- pages by their places, from 1, in no order.
+-- pages by their places, from 1, in no order. What is sorted ends with the minute of the last row,
+-- which the index gives: PostgreSQL 15 would sort an owner's whole list.
 SELECT
     asked.place,
     page.id,
@@ -199,6 +200,23 @@ FROM
         AS asked (
             owner_id, before_active_at, before_updated_at, before_id, page_size, place
         )
+CROSS JOIN
+    LATERAL (
+        SELECT min(indexed.active_at) AS active_at
+        FROM (
+            SELECT conversation.active_at
+            FROM conversations AS conversation
+            WHERE
+                conversation.owner_id = asked.owner_id
+                AND conversation.deleted_at IS NULL
+                AND conversation.archived_at IS NULL
+                AND conversation.active_at <= asked.before_active_at
+                AND (conversation.updated_at, conversation.id)
+                < (asked.before_updated_at, asked.before_id)
+            ORDER BY conversation.active_at DESC
+            LIMIT asked.page_size
+        ) AS indexed
+    ) AS last_minute
 CROSS JOIN LATERAL (
     SELECT
         conversation.id,
@@ -223,7 +241,9 @@ CROSS JOIN LATERAL (
         AND conversation.deleted_at IS NULL
         AND conversation.archived_at IS NULL
         AND conversation.active_at <= asked.before_active_at
-        AND (conversation.updated_at, conversation.id) < (asked.before_updated_at, asked.before_id)
+        AND (conversation.updated_at, conversation.id)
+        < (asked.before_updated_at, asked.before_id)
+        AND conversation.active_at >= last_minute.active_at
     ORDER BY conversation.active_at DESC, conversation.updated_at DESC, conversation.id DESC
     LIMIT asked.page_size
 ) AS page;
