@@ -105,7 +105,7 @@ class Batches(Generic[JobT, ResultT]):
     async def _do(self, batch: list[_Waiting[JobT, ResultT]]) -> None:
         try:
             results = await self._run([waiting.job for waiting in batch])
-        except Exception as error:  # noqa: BLE001  # who asked for it is told
+        except Exception as error:  # noqa: BLE001  # raised where each job is awaited
             for waiting in batch:
                 if not waiting.future.done():
                     waiting.future.set_exception(error)

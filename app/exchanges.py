@@ -55,7 +55,7 @@ class BytesResponse(Response[bytes]):
         self.content, self.status_code, self.media_type = content, status, media_type
         self.headers = dict(headers or {})
 
-    def to_asgi_response(self, **_options: object) -> "BytesResponse":  # type: ignore[override]  # it is one
+    def to_asgi_response(self, **_options: object) -> "BytesResponse":  # type: ignore[override]  # any ASGI application will do
         """Itself."""
         return self
 

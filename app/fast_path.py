@@ -104,7 +104,7 @@ class FastPath:
 
         try:
             await self._deadline.handle(scope, receive, send, authenticate)
-        except Exception as error:  # noqa: BLE001  # as the framework catches them
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises is answered
             request: Request[object, object, State] = Request(scope, receive, send)
             asgi_response = answer_as_asked(request, error).to_asgi_response(app=None, request=request)
             await asgi_response(scope, receive, send)

@@ -78,21 +78,21 @@ class _Meter:
 # The parser
 
 
-def _meter_block(state: StateBlock, _start: int, _end: int, _silent: bool) -> bool:  # noqa: FBT001  # a rule's signature
+def _meter_block(state: StateBlock, _start: int, _end: int, _silent: bool) -> bool:  # noqa: FBT001  # the parser calls rules by place
     if state.level >= _LEVELS:
         raise _TooMuch
     state.env["meter"].spend(_BLOCK_STEPS)
     return False
 
 
-def _meter_inline(state: StateInline, _silent: bool) -> bool:  # noqa: FBT001  # a rule's signature
+def _meter_inline(state: StateInline, _silent: bool) -> bool:  # noqa: FBT001  # the parser calls rules by place
     state.env["meter"].spend(_INLINE_STEPS.get(state.src[state.pos], 1))
     return False
 
 
-def _metered_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001  # a rule's signature
+def _metered_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001  # the parser calls rules by place
     """A table, whose cells are paid for: rows too short are filled up to the columns of the head."""
-    if silent or not table(state, start, end, True):  # noqa: FBT003  # a rule's signature
+    if silent or not table(state, start, end, True):  # noqa: FBT003  # rules are called by place
         return silent and table(state, start, end, silent)
     columns = state.src.count("|", state.bMarks[start], state.eMarks[start]) + 1
     last = start
@@ -133,7 +133,7 @@ class _Parser(MarkdownIt):
         self.inline.ruler.before("text", "meter", _meter_inline)
         self.add_render_rule("image", _link_image)
 
-    def validateLink(self, url: str) -> bool:  # noqa: N802  # the parser's own name
+    def validateLink(self, url: str) -> bool:  # noqa: N802  # overrides the parser's method
         """Whether an address may be one of a link; else the link stays the text that it is."""
         return _ADDRESS.fullmatch(url) is not None
 

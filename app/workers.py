@@ -99,8 +99,8 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._serve(self._life, lambda: _tell(self._tell_ready))
             code = 0
-        except Exception as error:  # noqa: BLE001  # there is nobody above
-            _logger.error("broken", extra={"fields": cause_of(error)})  # noqa: TRY400  # no words of an error
+        except Exception as error:  # noqa: BLE001  # a fork must not return to its parent's code
+            _logger.error("broken", extra={"fields": cause_of(error)})  # noqa: TRY400  # a traceback would show an error's words
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
