@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -30,10 +31,13 @@ async def chromium() -> AsyncIterator[Browser]:
     if CHROMIUM is None and "CI" not in os.environ:
         pytest.skip("NO CHROMIUM: the console is not tried; install Debian's chromium")
     assert CHROMIUM, "install Debian's chromium"
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
-        yield browser
-        await browser.close()
+    # A directory of its own: what a browser leaves of its locks and profiles goes with it.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        async with async_playwright() as playwright:
+            environment: dict[str, str | float | bool] = {**os.environ, "TMPDIR": directory}
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS, env=environment)
+            yield browser
+            await browser.close()
 
 
 class Watch:
@@ -70,6 +74,8 @@ async def visitor(browser: Browser, *origins: str, **options: Any) -> AsyncItera
     context.on("page", watch.over)
     context.on("request", watch.on_request)
     context.on("console", watch.on_console)
-    yield context
-    await context.close()
+    try:
+        yield context
+    finally:
+        await context.close()
     assert watch.wrongs == [], watch.wrongs
