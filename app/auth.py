@@ -21,9 +21,9 @@ from app.errors import (
     UserMismatch,
     UserRequired,
 )
+from app.headers import raw_header_values
 from app.identifiers import Owner, is_name, owner_of
 from app.stores import service_keys
-from app.stores.service_keys import ServiceKey
 from app.tokens import TokenVerifier
 
 REVOCATION_SECONDS = 4.0
@@ -74,8 +74,8 @@ class Authentication(ASGIMiddleware):
     def __init__(self, database: Database, verifier: TokenVerifier | None) -> None:
         self._database = database
         self._verifier = verifier
-        self._remembered: dict[bytes, tuple[float, ServiceKey]] = {}
-        self._asking: dict[bytes, asyncio.Task[ServiceKey | None]] = {}
+        self._remembered: dict[bytes, tuple[float, _Identity]] = {}
+        self._asking: dict[bytes, asyncio.Task[_Identity | None]] = {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Goes on with `scope["user"]` set.
@@ -83,13 +83,17 @@ class Authentication(ASGIMiddleware):
         Raises InvalidCredentials, AdminRequired, UserMismatch, UserRequired, InvalidInput.
         """
         if scope["type"] == ScopeType.HTTP and not scope["route_handler"].opt.get("is_open", False):
-            token = _bearer_token(scope)
-            identity = await self._identify(token)
             if scope["route_handler"].opt.get("is_admin", False):
-                scope["user"] = _administrator(identity)
+                scope["user"] = _administrator(await self._identify(_bearer_token(scope)))
             else:
-                scope["user"] = _caller(identity, Token(token), _header_values(scope, b"x-user-id"))
+                scope["user"] = await self.admit(scope)
         await next_app(scope, receive, send)
+
+    async def admit(self, scope: HTTPScope) -> Caller:
+        """Who is asking, by the headers. Raises what `handle` does."""
+        token = _bearer_token(scope)
+        identity = self._remember(service_keys.digest_of(token)) or await self._identify(token)
+        return _caller(identity, Token(token), raw_header_values(scope, b"x-user-id"))
 
     async def is_good(self, token: Token) -> bool:
         """Whether a token that was let in still would be; while that cannot be asked, it is."""
@@ -103,18 +107,20 @@ class Authentication(ASGIMiddleware):
 
     async def _identify(self, token: str) -> _Identity:
         if token.startswith("vb_"):
-            key = await self._find_key(token)
-            return _Identity(key.tenant_id, key.user_id, key.is_admin)
+            return await self._find_key(token)
         if self._verifier is None:
             raise InvalidCredentials
         return _Identity(*await self._verifier.verify(token))
 
-    async def _find_key(self, token: str) -> ServiceKey:
-        """The live key; one that was found good is trusted again for REVOCATION_SECONDS without asking."""
+    def _remember(self, digest: bytes) -> _Identity | None:
+        known_until, identity = self._remembered.get(digest, (0.0, None))
+        return identity if monotonic() < known_until else None
+
+    async def _find_key(self, token: str) -> _Identity:
+        """What a live key says; one that was found good is trusted again for REVOCATION_SECONDS without asking."""
         digest = service_keys.digest_of(token)
-        known_until, key = self._remembered.get(digest, (0.0, None))
-        if key is not None and monotonic() < known_until:
-            return key
+        if (identity := self._remember(digest)) is not None:
+            return identity
         prefix = service_keys.prefix_of(token)
         if prefix is None:
             raise InvalidCredentials
@@ -123,17 +129,17 @@ class Authentication(ASGIMiddleware):
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(prefix, digest))
             asking.add_done_callback(partial(self._forget, digest))
-        key = await asyncio.shield(asking)
-        if key is None:
+        identity = await asyncio.shield(asking)
+        if identity is None:
             raise InvalidCredentials
-        return key
+        return identity
 
-    def _forget(self, digest: bytes, asked: "asyncio.Task[ServiceKey | None]") -> None:
+    def _forget(self, digest: bytes, asked: "asyncio.Task[_Identity | None]") -> None:
         del self._asking[digest]
         if not asked.cancelled():
             asked.exception()  # all who wanted to know may be gone
 
-    async def _ask(self, prefix: str, digest: bytes) -> ServiceKey | None:
+    async def _ask(self, prefix: str, digest: bytes) -> _Identity | None:
         asked_at = monotonic()
         async with self._database.connection(lane=_KEY_LANE) as connection:
             key = await service_keys.get_service_key(connection, prefix)
@@ -144,16 +150,13 @@ class Authentication(ASGIMiddleware):
                 await service_keys.touch_service_key(connection, prefix)
         if len(self._remembered) >= _KEYS_REMEMBERED:
             self._remembered.clear()
-        self._remembered[digest] = (asked_at + REVOCATION_SECONDS, key)
-        return key
-
-
-def _header_values(scope: HTTPScope, name: bytes) -> list[bytes]:
-    return [value for key, value in scope["headers"] if key == name]
+        identity = _Identity(key.tenant_id, key.user_id, key.is_admin)
+        self._remembered[digest] = (asked_at + REVOCATION_SECONDS, identity)
+        return identity
 
 
 def _bearer_token(scope: HTTPScope) -> str:
-    values = _header_values(scope, b"authorization")
+    values = raw_header_values(scope, b"authorization")
     if len(values) != 1:
         raise InvalidCredentials
     scheme, _, token = values[0].decode("latin-1").partition(" ")

@@ -60,6 +60,11 @@ class Batches(Generic[JobT, ResultT]):
         self._call_worker()
         return await future
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is being done."""
+        return not self._workers and not self._waiting
+
     async def close(self) -> None:
         """Waits for what is being done."""
         while self._workers:

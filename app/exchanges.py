@@ -8,13 +8,13 @@ import msgspec
 from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.response import Stream
-from litestar.types import HTTPScope, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from app import sse
 from app.auth import Administrator, Caller
 from app.errors import InvalidInput, NotFound, UnsupportedMediaType
-from app.headers import Expected, parse_idempotency_key, parse_if_match
+from app.headers import Expected, header_values, parse_idempotency_key, parse_if_match
 from app.identifiers import parse_uuid
 from app.payloads import parse_query, read
 
@@ -68,11 +68,6 @@ class BytesResponse(Response[bytes]):
             headers.append((b"content-length", b"%d" % len(self.content)))
         await send({"type": "http.response.start", "status": self.status_code or 200, "headers": headers})
         await send({"type": "http.response.body", "body": self.content, "more_body": False})
-
-
-def header_values(scope: HTTPScope, name: bytes) -> list[str]:
-    """All values of a header, which a proxy may have repeated."""
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 async def read_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:

@@ -7,6 +7,7 @@ import traceback
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TextIO, cast
 
 import msgspec
@@ -38,9 +39,14 @@ def log_broken(logger: logging.Logger, error: BaseException) -> None:
     logger.error("broken", extra={"fields": cause_of(error)})
 
 
+@lru_cache(maxsize=1)
+def _second(created: int) -> str:
+    return datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _line(created: float, level: str, logger: str, message: str) -> dict[str, object]:
     line: dict[str, object] = {
-        "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
+        "time": f"{_second(int(created))}.{int(created % 1 * 1000):03d}+00:00",
         "level": level,
         "logger": logger,
         "message": message,

@@ -5,10 +5,11 @@ Payloads stay the bytes that came: they are checked (UTF-8, JSON, depth, shape) 
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -34,11 +35,13 @@ T = TypeVar("T")
 
 _THREAD_FROM_BYTES = 256 * 1024
 _ENVELOPE_DEPTH = 3  # a body, its array of messages, a message
+_REMEMBERED_QUERY_BYTES = 256
 _SHOWN_CHARACTERS = 64
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _VALLEYS = [b"]" * size + b"[" * size for size in (32, 8, 2, 1)]
 _MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("(?:[^"\\]++|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
+_COLON = re.compile(rb'"[ \t\r\n]*:')
 _BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
 _BRACKETS_TRIED = 100_000
 _NO_LONE_SURROGATE = re.compile(
@@ -151,7 +154,9 @@ def parse_object(raw: bytes, decoder: Decoder[T], pointer: str = "") -> T:
     """
     members = _decode(raw, _MEMBERS, pointer)
     value = _decode(raw, decoder, pointer)
-    if (name := _repeated_member(raw, members)) is not None:
+    # As many colons behind a quote as members: none is repeated. Else it may stand in a text, or deeper.
+    is_plain = len(_COLON.findall(raw)) == len(members)
+    if not is_plain and (name := _repeated_member(raw, members)) is not None:
         raise InvalidInput(Flaw(pointer=_join(pointer, name), message="the member is repeated"))
     return value
 
@@ -246,7 +251,13 @@ def _flaw(message: str, pointer: str) -> Flaw:
 
 
 def parse_query(query: bytes, struct: type[T]) -> T:
-    """The struct of a query string without unknown or repeated parameters. Raises InvalidInput."""
+    """The struct, frozen, of a query string without unknown or repeated parameters. Raises InvalidInput."""
+    if len(query) > _REMEMBERED_QUERY_BYTES:
+        return _parse_query(query, struct)
+    return cast("T", _parse_remembered_query(query, cast("Hashable", struct)))
+
+
+def _parse_query(query: bytes, struct: type[T]) -> T:
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError:
@@ -265,6 +276,9 @@ def parse_query(query: bytes, struct: type[T]) -> T:
         if _is_read_otherwise(getattr(parameters, name), text):
             raise InvalidInput(Flaw(parameter=name, message="is not written as such a value is"))
     return parameters
+
+
+_parse_remembered_query = lru_cache(maxsize=1000)(_parse_query)
 
 
 def _is_read_otherwise(value: object, text: str) -> bool:
@@ -326,7 +340,7 @@ def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | 
 def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
     """A payload's bytes, None when it is absent or null. Raises InvalidInput for a wrong shape or size."""
     payload = bytes(raw)
-    if not _check_shape(name, payload, _PAYLOADS[name], pointer):
+    if not payload or not _check_shape(name, payload, _PAYLOADS[name], pointer):
         return None
     pointer = _join(pointer, name)
     if name == "content" and payload[0] == ord("["):
@@ -341,7 +355,7 @@ def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
 
 def _check_shape(name: str, payload: bytes, firsts: bytes, pointer: str) -> bool:
     """Whether there is a payload, which begins with one of some bytes. Raises InvalidInput for another, or too deep."""
-    if payload in {b"", b"null"}:
+    if not payload or payload == b"null":
         return False
     if payload[0] not in firsts:
         raise InvalidInput(Flaw(pointer=_join(pointer, name), message=_SHAPES[firsts]))
@@ -352,14 +366,14 @@ def _check_shape(name: str, payload: bytes, firsts: bytes, pointer: str) -> bool
 
 def check_content(payloads: dict[str, bytes | None], pointer: str = "") -> None:
     """A message says something: content, or calls in its place. Raises InvalidInput."""
-    if not any(payloads.get(name) for name in ("content", "tool_calls", "function_calls")):
+    if not (payloads.get("content") or payloads.get("tool_calls") or payloads.get("function_calls")):
         message = "is required where neither tool_calls nor function_calls is there"
         raise InvalidInput(Flaw(pointer=_join(pointer, "content"), message=message))
 
 
 def measure_payloads(payloads: dict[str, bytes | None], limit_bytes: int, pointer: str = "") -> int:
     """The bytes of one message's payloads. Raises TooLarge."""
-    body_bytes = sum(len(payload) for payload in payloads.values() if payload)
+    body_bytes = sum(map(len, filter(None, payloads.values())))
     if body_bytes > limit_bytes:
         raise TooLarge(f"the message at '{pointer}' has {body_bytes} bytes of payload, more than {limit_bytes}")
     return body_bytes

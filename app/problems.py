@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from app import errors
 from app.errors import DomainError, Flaw
+from app.headers import raw_header_values
 from app.logs import log_broken
 
 MEDIA_TYPE = "application/problem+json"
@@ -99,7 +100,7 @@ def request_id_of(scope: HTTPScope) -> str:
     """The gateway's x-request-id when it is well-formed, else one made for this request."""
     state: dict[str, object] = scope.setdefault("state", {})
     if not isinstance(request_id := state.get("request_id"), str):
-        given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        given = raw_header_values(scope, b"x-request-id")
         is_good = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
         request_id = given[0].decode() if is_good else new_request_id()
         state["request_id"] = request_id

@@ -267,8 +267,8 @@ async def test_one_reply_at_a_time(alice: httpx.AsyncClient, elsewhere: httpx.As
     edit = await alice.patch(reply.replace("/replies/", "/messages/"), json={"content": "mine"})
     assert (edit.status_code, problem(edit)) == (409, "reply-in-progress")
     assert (await append(alice, path, "Meanwhile.")).status_code == 201
-    model.release()
     assert await contents(alice, path) == ["Well?", "", "Meanwhile."]
+    model.release()
 
 
 async def test_an_expected_head_holds_for_a_reply_too(alice: httpx.AsyncClient) -> None:

@@ -16,7 +16,6 @@ from app.exchanges import (
     answer,
     answer_json,
     answer_nothing,
-    header_values,
     read_body,
     read_conversation_id,
     read_idempotency_key,
@@ -24,7 +23,7 @@ from app.exchanges import (
     read_optional_body,
     read_query,
 )
-from app.headers import etag, matches_any
+from app.headers import etag, header_values, matches_any
 from app.identifiers import MessageIds, is_key, keyed_conversation_id, new_conversation_id
 from app.openapi import Operation
 from app.pages import Page

@@ -14,7 +14,8 @@ from msgspec import Struct
 from app import errors, sse
 from app.auth import Caller
 from app.database import Database
-from app.exchanges import ApiRequest, answer_events, header_values, read_conversation_id, read_query
+from app.exchanges import ApiRequest, answer_events, read_conversation_id, read_query
+from app.headers import header_values
 from app.heads import Follower, Heads, Told
 from app.identifiers import MessageIds
 from app.openapi import Operation

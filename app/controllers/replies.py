@@ -19,7 +19,6 @@ from app.exchanges import (
     answer,
     answer_events,
     answer_nothing,
-    header_values,
     read_conversation_id,
     read_idempotency_key,
     read_if_match,
@@ -27,7 +26,7 @@ from app.exchanges import (
     read_query,
     read_wants_events,
 )
-from app.headers import etag
+from app.headers import etag, header_values
 from app.heads import Heads
 from app.identifiers import MessageIds
 from app.openapi import Operation

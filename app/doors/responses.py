@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -12,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException
 from litestar.response import Stream
 from msgspec import Struct
-from msgspec.structs import replace as replace_fields
+from msgspec.structs import replace
 
 from app import errors, sse
 from app.auth import Caller
@@ -324,7 +323,7 @@ class _ResponseLook:
 async def _stream(room: _Room, reply_id: ReplyId, events: ResponseEvents) -> AsyncGenerator[bytes, None]:
     """The whole of a response: its clients cannot take up a stream again."""
     seconds = room.settings.reply_timeout_seconds + _LATE_SECONDS
-    settings = replace_fields(room.settings, stream_seconds=seconds)
+    settings = replace(room.settings, stream_seconds=seconds)
     look = _ResponseLook(ReplyReader(room.database, reply_id), events)
     async with aclosing(stream_reply(room.heads, room.caller, reply_id, look, settings)) as pieces:
         async for piece in pieces:

@@ -1,8 +1,7 @@
 """Appends: atomic, in order, exactly once (contract 1)."""
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -59,8 +58,7 @@ _LIST_STORED = Query("list_stored", _Stored)
 _LIST_FINGERPRINTS = Query("list_fingerprints", _Fingerprint)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
+class Append(Struct, frozen=True, kw_only=True):
     """A request to append: its messages, its key and the SHA-256 of its body, the version it expects."""
 
     messages: list[IncomingMessage]
@@ -76,8 +74,7 @@ class Append:
         return [message.client_id for message in self.messages if message.client_id is not None] or None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where to append."""
 
     owner_id: UUID

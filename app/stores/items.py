@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
-from msgspec.structs import replace as replace_fields
+from msgspec.structs import replace
 
 from app.context import Entry, elements_of
 from app.errors import ClientIdReused
@@ -80,7 +79,7 @@ async def settle_ids(
         elif await find_item(connection, owner_id, conversation_id, item_id, only_finished=False) is not None:
             raise ClientIdReused
         else:
-            settled.append(replace_fields(message, client_id=None))
+            settled.append(replace(message, client_id=None))
     return settled
 
 

@@ -1,11 +1,11 @@
 """Replies: begun with what was asked, kept as they grow, ended once, whoever ends them."""
 
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from app.errors import ClientIdReused, Flaw, InvalidInput, NotFound, ReplyInProgress, Unavailable
 from app.identifiers import MessageIds
