@@ -4,37 +4,38 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-VersionT = TypeVar("VersionT")
+PageT = TypeVar("PageT")
 
 _ENTRY_BYTES = 700  # beside its body: 620 by the memory of 100,000 empty ones
 
 
-class PageCache(Generic[VersionT]):
+class PageCache(Generic[PageT]):
     """At most `limit_bytes` of pages; what was used longest ago goes first."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._size = 0
-        self._pages: OrderedDict[Hashable, tuple[VersionT, bytes]] = OrderedDict()
+        self._pages: OrderedDict[Hashable, tuple[PageT, int]] = OrderedDict()
 
-    def get(self, name: Hashable) -> tuple[VersionT, bytes] | None:
-        """A page and its version."""
+    def get(self, name: Hashable) -> PageT | None:
+        """A page."""
         known = self._pages.get(name)
-        if known is not None:
-            self._pages.move_to_end(name)
-        return known
+        if known is None:
+            return None
+        self._pages.move_to_end(name)
+        return known[0]
 
-    def put(self, name: Hashable, version: VersionT, body: bytes) -> None:
-        """Keeps a page in place of an older one."""
+    def put(self, name: Hashable, page: PageT, size: int) -> None:
+        """Keeps a page of so many bytes in place of an older one."""
         self.drop(name)
-        self._pages[name] = version, body
-        self._size += len(body) + _ENTRY_BYTES
+        self._pages[name] = page, size + _ENTRY_BYTES
+        self._size += size + _ENTRY_BYTES
         while self._size > self._limit_bytes:
-            _, (_, dropped) = self._pages.popitem(last=False)
-            self._size -= len(dropped) + _ENTRY_BYTES
+            _, (_, dropped_size) = self._pages.popitem(last=False)
+            self._size -= dropped_size
 
     def drop(self, name: Hashable) -> None:
         """Forgets a page."""
         known = self._pages.pop(name, None)
         if known is not None:
-            self._size -= len(known[1]) + _ENTRY_BYTES
+            self._size -= known[1]

@@ -12,7 +12,7 @@ from app.identifiers import Owner
 from app.page_cache import PageCache
 from app.settings import Settings
 from app.stores import conversations, messages, shared_pages
-from app.stores.shared_pages import ConversationPageRequest, MessagePage, MessagePageRequest, PageVersion, position_of
+from app.stores.shared_pages import ConversationPageRequest, MessagePage, MessagePageRequest, Unread, position_of
 from app.wire.conversations import ConversationListing
 from app.wire.messages import MessageListing
 
@@ -32,9 +32,9 @@ class Reader:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._is_sharing = settings.shared_statements
-        self._cache: PageCache[PageVersion] = PageCache(settings.page_cache_bytes)
+        self._cache: PageCache[MessagePage] = PageCache(settings.page_cache_bytes)
         batches = partial(Batches, width=_WORKERS, most=_MOST_WORKERS, size=_BATCH_SIZE, length=settings.queue_limit)
-        self._message_pages: dict[str, Batches[MessagePageRequest, MessagePage | None]] = {
+        self._message_pages: dict[str, Batches[MessagePageRequest, MessagePage | Unread]] = {
             order: batches(self._list_messages) for order in ("asc", "desc")
         }
         self._conversation_pages: Batches[ConversationPageRequest, bytes] = batches(self._list_conversations)
@@ -44,18 +44,19 @@ class Reader:
         if not self._is_sharing or listing.limit > SHARED_LIMIT:
             return await self._list_messages_alone(owner_id, conversation_id, listing)
         name = (owner_id, conversation_id, listing.order, listing.limit, listing.after, listing.before)
-        known_version, known_body = self._cache.get(name) or (None, b"")
-        request = MessagePageRequest(owner_id, conversation_id, listing, known_version)
-        page = await self._message_pages[listing.order].do(request)
-        if page is None:
-            self._cache.drop(name)
+        known = self._cache.get(name)
+        page = await self._message_pages[listing.order].do(
+            MessagePageRequest(owner_id, conversation_id, listing, known)
+        )
+        if page is known and known is not None:
+            return known.body
+        if isinstance(page, MessagePage):
+            self._cache.put(name, page, page.size)
+            return page.body
+        self._cache.drop(name)
+        if page is Unread.ABSENT:
             raise NotFound
-        if page.is_known:
-            return known_body
-        if page.body is None:
-            return await self._list_messages_alone(owner_id, conversation_id, listing)
-        self._cache.put(name, page.version, page.body)
-        return page.body
+        return await self._list_messages_alone(owner_id, conversation_id, listing)
 
     async def _list_messages_alone(self, owner_id: UUID, conversation_id: UUID, listing: MessageListing) -> bytes:
         async with self._database.connection() as connection:
@@ -75,7 +76,7 @@ class Reader:
             await batches.close()
         await self._conversation_pages.close()
 
-    async def _list_messages(self, requests: list[MessagePageRequest]) -> list[MessagePage | None]:
+    async def _list_messages(self, requests: list[MessagePageRequest]) -> list[MessagePage | Unread]:
         async with self._database.connection() as connection:
             return await shared_pages.list_messages(connection, requests)
 

@@ -218,15 +218,16 @@ ORDER BY page.seq DESC;
 -- )
 -- As list_messages for each of several pages at once, of which no row is given where they are as
 -- they were known: at the version (created_at, updated_at, last_seq, revision), which no two states
--- of a conversation share. The rows name the pages by their places, from 1, in no order. A page of
--- which no row is given has one, whose seq is NULL: it is as it was known, empty, or its first
--- message crosses page_bytes. A conversation that is absent, foreign or deleted has none.
+-- of a conversation share. The rows name the pages by their places, from 1, in no order; the first
+-- of a page has the version, and updated_at is NULL before the first change. A page of which no row
+-- is given has one, whose seq is NULL: it is as it was known, empty, or its first message crosses
+-- page_bytes. A conversation that is absent, foreign or deleted has none.
 SELECT
     asked.place,
-    head.created_at AS version_created_at,
-    head.updated_at AS version_updated_at,
-    head.last_seq AS version_last_seq,
-    head.revision AS version_revision,
+    CASE WHEN page.previous_seq IS NULL THEN head.created_at END AS version_created_at,
+    CASE WHEN page.previous_seq IS NULL THEN head.updated_at END AS version_updated_at,
+    CASE WHEN page.previous_seq IS NULL THEN head.last_seq END AS version_last_seq,
+    CASE WHEN page.previous_seq IS NULL THEN head.revision END AS version_revision,
     page.next_seq,
     page.client_id,
     page.seq,
@@ -281,6 +282,7 @@ LEFT JOIN LATERAL (
         sum(message.body_bytes)
             OVER (ORDER BY message.seq ROWS UNBOUNDED PRECEDING)
             AS page_bytes,
+        lag(message.seq) OVER (ORDER BY message.seq) AS previous_seq,
         lead(message.seq) OVER (ORDER BY message.seq) AS next_seq,
         message.client_id,
         message.seq,
@@ -297,7 +299,7 @@ LEFT JOIN LATERAL (
         message.metadata,
         message.revision,
         message.created_at,
-        coalesce(message.updated_at, message.created_at) AS updated_at
+        message.updated_at
     FROM messages AS message
     WHERE
         (head.created_at, head.updated_at, head.last_seq, head.revision) IS DISTINCT FROM
@@ -316,15 +318,16 @@ LEFT JOIN LATERAL (
 
 -- name: list_message_pages_descending(
 --     owner_ids, conversation_ids, after_seqs, before_seqs, page_sizes,
---     known_created_ats, known_updated_ats, known_last_seqs, known_revisions, page_bytes
+--     known_created_ats, known_updated_ats, known_last_seqs, known_revisions, newest_seqs, page_bytes
 -- )
--- As list_message_pages, newest first.
+-- As list_message_pages, newest first. Where nothing but appends has come since the known version,
+-- it reads no further than to newest_seq.
 SELECT
     asked.place,
-    head.created_at AS version_created_at,
-    head.updated_at AS version_updated_at,
-    head.last_seq AS version_last_seq,
-    head.revision AS version_revision,
+    CASE WHEN page.previous_seq IS NULL THEN head.created_at END AS version_created_at,
+    CASE WHEN page.previous_seq IS NULL THEN head.updated_at END AS version_updated_at,
+    CASE WHEN page.previous_seq IS NULL THEN head.last_seq END AS version_last_seq,
+    CASE WHEN page.previous_seq IS NULL THEN head.revision END AS version_revision,
     page.next_seq,
     page.client_id,
     page.seq,
@@ -352,11 +355,12 @@ FROM
         :known_created_ats::timestamptz[],
         :known_updated_ats::timestamptz[],
         :known_last_seqs::bigint[],
-        :known_revisions::bigint[]
+        :known_revisions::bigint[],
+        :newest_seqs::bigint[]
     ) WITH ORDINALITY
         AS asked (
             owner_id, conversation_id, after_seq, before_seq, page_size,
-            known_created_at, known_updated_at, known_last_seq, known_revision, place
+            known_created_at, known_updated_at, known_last_seq, known_revision, newest_seq, place
         )
 CROSS JOIN
     LATERAL (
@@ -364,7 +368,13 @@ CROSS JOIN
             conversation.created_at,
             conversation.updated_at,
             conversation.last_seq,
-            conversation.revision
+            conversation.revision,
+            CASE
+                WHEN
+                    conversation.created_at = asked.known_created_at
+                    AND conversation.revision = asked.known_revision
+                    THEN asked.newest_seq
+            END AS newest_seq
         FROM conversations AS conversation
         WHERE
             conversation.owner_id = asked.owner_id
@@ -379,6 +389,7 @@ LEFT JOIN LATERAL (
         sum(message.body_bytes)
             OVER (ORDER BY message.seq DESC ROWS UNBOUNDED PRECEDING)
             AS page_bytes,
+        lag(message.seq) OVER (ORDER BY message.seq DESC) AS previous_seq,
         lead(message.seq) OVER (ORDER BY message.seq DESC) AS next_seq,
         message.client_id,
         message.seq,
@@ -395,7 +406,7 @@ LEFT JOIN LATERAL (
         message.metadata,
         message.revision,
         message.created_at,
-        coalesce(message.updated_at, message.created_at) AS updated_at
+        message.updated_at
     FROM messages AS message
     WHERE
         (head.created_at, head.updated_at, head.last_seq, head.revision) IS DISTINCT FROM
@@ -406,6 +417,7 @@ LEFT JOIN LATERAL (
         AND message.owner_id = asked.owner_id
         AND message.conversation_id = asked.conversation_id
         AND message.seq > asked.after_seq
+        AND message.seq >= coalesce(head.newest_seq, 0)
         AND message.seq < asked.before_seq
         AND message.deleted_at IS NULL
     ORDER BY message.seq DESC

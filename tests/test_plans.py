@@ -289,8 +289,10 @@ def shared(scale: Scale, **values: object) -> Values:
     return {**places, **known, **dict.fromkeys(absent), **values}
 
 
-def pages(after: float, before: float, known: tuple[object, ...] = (None,) * 4) -> Callable[[Scale], Values]:
-    """As page, twice; what is known of the conversation's version."""
+def pages(
+    after: float, before: float, known: tuple[object, ...] = (None,) * 4, **more: object
+) -> Callable[[Scale], Values]:
+    """As page, twice; what is known of the conversation's version, and more of the kind."""
 
     def values(scale: Scale) -> Values:
         names = ("known_created_ats", "known_updated_ats", "known_last_seqs", "known_revisions")
@@ -300,7 +302,7 @@ def pages(after: float, before: float, known: tuple[object, ...] = (None,) * 4) 
             "after_seqs": [int(after * scale.size)] * 2,
             "before_seqs": [int(before * scale.size) or LAST_SEQ_LIMIT] * 2,
             "page_sizes": [10] * 2,
-            **{name: [value] * 2 for name, value in zip(names, known, strict=True)},
+            **{name: [value] * 2 for name, value in (*zip(names, known, strict=True), *more.items())},
             "page_bytes": PAGE_LIMIT_BYTES,
         }
 
@@ -440,8 +442,12 @@ CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
     ),
     "the first pages": ("list_message_pages", pages(0, 0), {CONVERSATION, SEQ}),
     "pages in the middle": ("list_message_pages", pages(0.2, 0.7), {CONVERSATION, SEQ}),
-    "the newest pages": ("list_message_pages_descending", pages(0, 0), {CONVERSATION, SEQ}),
-    "pages back in the middle": ("list_message_pages_descending", pages(0, 0.5), {CONVERSATION, SEQ}),
+    "the newest pages": ("list_message_pages_descending", pages(0, 0, newest_seqs=None), {CONVERSATION, SEQ}),
+    "pages back in the middle": (
+        "list_message_pages_descending",
+        pages(0, 0.5, newest_seqs=None),
+        {CONVERSATION, SEQ},
+    ),
     "a replay by key": (
         "list_stored",
         of_conversation(append_key="append-4", client_ids="{}"),
@@ -538,17 +544,33 @@ def test_the_work_is_the_same_in_a_large_one(database: Database, case: str, mode
     assert large <= 2 * small + 10, f"{small} pages in a small one, {large} in a large one"
 
 
-def test_a_page_that_is_known_is_not_read(database: Database, mode: str) -> None:
+def version_of(database: Database, scale: Scale) -> tuple[Any, ...]:
     version = "SELECT created_at, updated_at, last_seq, revision FROM conversations"
     version += " WHERE owner_id = %(owner_id)s AND id = %(id)s"
-    ids = {"owner_id": UUID(int=LARGE.owner), "id": LARGE.conversation(1)}
-    known = database.execute(version, ids).fetchone()
+    known = database.execute(version, {"owner_id": UUID(int=scale.owner), "id": scale.conversation(1)}).fetchone()
     assert known is not None
+    return known
+
+
+def test_a_page_that_is_known_is_not_read(database: Database, mode: str) -> None:
+    known = version_of(database, LARGE)
     plan = explain(database, "list_message_pages", pages(0, 0, known)(LARGE), mode, ", ANALYZE, BUFFERS")
     assert {node["Index Name"] for node, _ in nodes_of(plan) if node["Actual Loops"] and "Index Name" in node} == {
         CONVERSATION
     }
     assert buffers_of(plan) <= 10
+
+
+@pytest.mark.parametrize(("revision", "count"), [(0, 3), (1, 10)])
+def test_of_a_page_that_has_grown_only_what_is_new_is_read(
+    database: Database, mode: str, revision: int, count: int
+) -> None:
+    created_at, _, last_seq, known_revision = version_of(database, LARGE)
+    known = (created_at, created_at, last_seq - 2, known_revision - revision)
+    values = pages(0, 0, known, newest_seqs=last_seq - 2)(LARGE)
+    plan = explain(database, "list_message_pages_descending", values, mode, ", ANALYZE")
+    (scan,) = (node for node, _ in nodes_of(plan) if node.get("Index Name") == SEQ)
+    assert count <= scan["Actual Rows"] <= count + 2  # it looks ahead
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 0.9])

@@ -59,7 +59,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     async def watched(connection: Conn, requests: list[Any]) -> list[Any]:
         pages = await inner(connection, requests)
-        found.extend(page is not None and page.is_known for page in pages)
+        found.extend(page is request.known for page, request in zip(pages, requests, strict=True))
         return pages
 
     monkeypatch.setattr(shared_pages, "list_messages", watched)
@@ -289,6 +289,31 @@ async def test_a_page_is_read_again_only_when_something_has_changed(
     assert problem(await alice.get(f"{path}/messages")) == "not-found"
 
 
+async def test_a_page_that_grows_is_the_one_that_is_read_whole(alice: AsyncClient, alone: AsyncClient) -> None:
+    path = await new_conversation(alice)
+    changes = random.Random(5)  # the same changes each time
+    for step in range(60):
+        texts = [f"{step}.{n}" * changes.randrange(1, 200) for n in range(changes.choice([0, 1, 1, 2, 6, 9]))]
+        if texts:
+            body = {"messages": [{"role": "user", "content": text} for text in texts]}
+            assert (await alice.post(f"{path}/messages", json=body)).status_code == 201
+        elif listed := (await page(alone, path, order="desc", limit=20)).json()["data"]:
+            message = f"{path}/messages/{changes.choice(listed)['id']}"
+            change = alice.delete(message) if step % 2 else alice.patch(message, json={"content": "changed"})
+            assert (await change).is_success
+        for limit in (1, 5, 8, 100):
+            ours, whole = [await page(client, path, order="desc", limit=limit) for client in (alice, alone)]
+            assert ours.content == whole.content
+
+
+async def test_a_page_that_has_grown_too_large_is_read_alone(alice: AsyncClient, alone: AsyncClient) -> None:
+    path = await new_conversation(alice)
+    for _ in range(12):
+        assert (await append(alice, path, "x" * 60_000)).status_code == 201
+        ours, whole = [await page(client, path, order="desc") for client in (alice, alone)]
+        assert ours.content == whole.content
+
+
 async def test_a_page_that_is_large_is_read_alone(alice: AsyncClient, alone: AsyncClient, unread: list[bool]) -> None:
     large = "x" * shared_pages.SHARED_PAGE_BYTES
     for texts in ([large], ["a", large, "b"], [large[:-1000], "y" * 2000, "z"]):
@@ -300,16 +325,21 @@ async def test_a_page_that_is_large_is_read_alone(alice: AsyncClient, alone: Asy
     assert not any(unread)
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("later", [0, 1, 60])
 async def test_what_a_lost_commit_said_is_not_shown_for_what_came_in_its_place(
-    alice: AsyncClient, connection: Conn
+    alice: AsyncClient, connection: Conn, order: str, later: int
 ) -> None:
     path = await new_conversation(alice, ["a", "lost"])
-    await page(alice, path)
+    await page(alice, path, order=order)
     own = UUID(path.rpartition("/")[2])
     await connection.execute("DELETE FROM messages WHERE conversation_id = $1 AND seq = 2", own)
     await connection.execute("UPDATE conversations SET last_seq = 1 WHERE id = $1", own)
-    await append(alice, path, "kept")
-    assert [message["content"] for message in (await page(alice, path)).json()["data"]] == ["a", "kept"]
+    texts = ["a", "kept", *(f"{n}" for n in range(later))]
+    for text in texts[1:]:
+        await append(alice, path, text)
+    shown = [message["content"] for message in (await page(alice, path, order=order)).json()["data"]]
+    assert shown == (texts[:50] if order == "asc" else texts[::-1][:50])
 
 
 async def test_a_conversation_made_anew_shows_nothing_of_the_one_before(alice: AsyncClient) -> None:

@@ -3,8 +3,12 @@
 A row becomes JSON by way of a struct that is filled by position, in half the time of naming its members.
 """
 
+from array import array
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from enum import Enum
+from itertools import accumulate
+from operator import itemgetter
 from uuid import UUID
 
 import msgspec
@@ -20,6 +24,10 @@ from app.wire.messages import Message, MessageListing
 SHARED_PAGE_BYTES = 256 * 2**10
 """The payload of a page that is read with others: a larger one would hold them up, and sixteen the memory."""
 
+_LONGEST_BYTES = 2 * SHARED_PAGE_BYTES  # of a page that has grown append by append
+_OPENING = b'{"data":['
+_VERSION = slice(1, 5)
+_CLIENT_ID, _SEQ = 6, 7
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,21 +43,44 @@ class PageVersion(Struct, frozen=True):
     revision: int
 
 
+class MessagePage(Struct, frozen=True):
+    """A page as it is sent, the version of its conversation, and where its messages stand in it."""
+
+    version: PageVersion
+    body: bytes
+    seqs: "array[int]"
+    ends: "array[int]"
+    """Behind each message, in bytes from the beginning of the page."""
+    has_more: bool
+    begun_at: datetime | None
+    """When its first message was made; None: it has none."""
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes to keep."""
+        return len(self.body) + 2 * self.seqs.itemsize * len(self.seqs)
+
+
+class Unread(Enum):
+    """Why there is no page."""
+
+    ABSENT = "the conversation is absent, foreign or deleted"
+    ALONE = "the page is not one to be read with others"
+
+
 class MessagePageRequest(Struct, frozen=True):
-    """A page that is asked for, and the version at which it is known."""
+    """A page that is asked for, and as it is known."""
 
     owner_id: UUID
     conversation_id: UUID
     listing: MessageListing
-    known: PageVersion | None
+    known: MessagePage | None
 
-
-class MessagePage(Struct, frozen=True):
-    """A page and the version of its conversation; None: it is as it was known, or too large to be read with others."""
-
-    body: bytes | None
-    version: PageVersion
-    is_known: bool = False
+    @property
+    def newest_seq(self) -> int | None:
+        """Of the known page, where appends alone make it longer in front."""
+        is_front = self.listing.order == "desc" and self.listing.after is None and self.listing.before is None
+        return self.known.seqs[0] if is_front and self.known is not None and self.known.seqs else None
 
 
 class ConversationPageRequest(Struct, frozen=True):
@@ -62,10 +93,10 @@ class ConversationPageRequest(Struct, frozen=True):
 
 class _MessageRow(Struct, frozen=True):
     place: int
-    version_created_at: datetime
-    version_updated_at: datetime
-    version_last_seq: int
-    version_revision: int
+    version_created_at: datetime | None
+    version_updated_at: datetime | None
+    version_last_seq: int | None
+    version_revision: int | None
     next_seq: int | None
     client_id: str | None
     seq: int | None
@@ -82,7 +113,7 @@ class _MessageRow(Struct, frozen=True):
     metadata: Raw | None
     revision: int
     created_at: datetime
-    updated_at: datetime
+    updated_at: datetime | None
 
 
 class _ConversationRow(Struct, frozen=True):
@@ -122,11 +153,13 @@ _message_line = _line_of(Message)
 _conversation_line = _line_of(Conversation)
 
 
-async def list_messages(connection: Conn, requests: list[MessagePageRequest]) -> list[MessagePage | None]:
-    """The pages, all in the same order, as `messages.list_messages` has them; None: there is no such conversation."""
+async def list_messages(connection: Conn, requests: list[MessagePageRequest]) -> list[MessagePage | Unread]:
+    """The pages, all in the same order, as `messages.list_messages` has them."""
     listings = [request.listing for request in requests]
-    known = [request.known for request in requests]
-    records = await (_LIST_MESSAGES if listings[0].order == "asc" else _LIST_MESSAGES_DESCENDING).fetch_records(
+    known = [request.known and request.known.version for request in requests]
+    is_descending = listings[0].order == "desc"
+    newest_seqs = {"newest_seqs": [request.newest_seq for request in requests]} if is_descending else {}
+    records = await (_LIST_MESSAGES_DESCENDING if is_descending else _LIST_MESSAGES).fetch_records(
         connection,
         owner_ids=[request.owner_id for request in requests],
         conversation_ids=[request.conversation_id for request in requests],
@@ -137,31 +170,78 @@ async def list_messages(connection: Conn, requests: list[MessagePageRequest]) ->
         known_updated_ats=[version and version.updated_at for version in known],
         known_last_seqs=[version and version.last_seq for version in known],
         known_revisions=[version and version.revision for version in known],
+        **newest_seqs,
         page_bytes=SHARED_PAGE_BYTES,
     )
     return [
-        _message_page(request, rows) if rows else None
+        _message_page(request, rows) if rows else Unread.ABSENT
         for request, rows in zip(requests, _by_place(records, len(requests)), strict=True)
     ]
 
 
-def _message_page(request: MessagePageRequest, rows: list[Record]) -> MessagePage:
-    version, listing = PageVersion(*rows[0][1:5]), request.listing
-    if version == request.known:
-        return MessagePage(None, version, is_known=True)
-    if rows[0]["seq"] is None:
+def _message_page(request: MessagePageRequest, rows: list[Record]) -> MessagePage | Unread:
+    known, listing = request.known, request.listing
+    if len(rows) > 1:
+        rows.sort(key=itemgetter(_SEQ), reverse=listing.order == "desc")
+    version = PageVersion(*rows[0][_VERSION])
+    if known is not None and version == known.version:
+        return known
+    if rows[0][_SEQ] is None:
         if (listing.after or 0) < version.last_seq:
-            return MessagePage(None, version)  # its first message may be too large
+            return Unread.ALONE  # its first message may be too large
         rows = []
-    rows.sort(key=lambda row: row["seq"], reverse=listing.order == "desc")
     has_more = bool(rows) and rows[-1]["next_seq"] is not None
+    newest_seq = request.newest_seq
+    if known is not None and newest_seq is not None and _has_only_grown(known.version, version):
+        if rows and rows[-1][_SEQ] == newest_seq and rows[-1]["created_at"] == known.begun_at:
+            return _longer_page(request, version, rows[:-1], known)
+        if not has_more:
+            return Unread.ALONE  # a failover has lost what is known
     if has_more and len(rows) < listing.limit:
-        return MessagePage(None, version)
-    message_id = MessageIds(request.conversation_id).of
-    conversation_id = str(request.conversation_id)
-    data = [_message_line(message_id(row[7]), row[6], conversation_id, *row[7:]) for row in rows]
-    page = Page(data=data, has_more=has_more, next_cursor=str(rows[-1]["seq"]) if has_more else None)
-    return MessagePage(_encode(page), version)
+        return Unread.ALONE
+    return _new_page(request, version, rows, has_more=has_more)
+
+
+def _has_only_grown(known: PageVersion, version: PageVersion) -> bool:
+    """Whether nothing but appends has come: all else changes the revision."""
+    return known.created_at == version.created_at and known.revision == version.revision
+
+
+def _new_page(request: MessagePageRequest, version: PageVersion, rows: list[Record], *, has_more: bool) -> MessagePage:
+    message_id, conversation_id = MessageIds(request.conversation_id).of, str(request.conversation_id)
+    bodies = [
+        _encode(
+            _message_line(message_id(row[_SEQ]), row[_CLIENT_ID], conversation_id, *row[_SEQ:-1], row[-1] or row[-2])
+        )
+        for row in rows
+    ]
+    seqs = array("q", [row[_SEQ] for row in rows])
+    ends = array("q", [end + place for place, end in enumerate(accumulate(map(len, bodies)), len(_OPENING))])
+    begun_at = rows[0]["created_at"] if rows else None
+    return MessagePage(version, _body(b",".join(bodies), seqs, has_more=has_more), seqs, ends, has_more, begun_at)
+
+
+def _longer_page(
+    request: MessagePageRequest, version: PageVersion, rows: list[Record], known: MessagePage
+) -> MessagePage | Unread:
+    """A page of new messages, and behind them as many of the known ones as it takes."""
+    kept = min(request.listing.limit - len(rows), len(known.seqs))
+    has_more = known.has_more or kept < len(known.seqs)
+    new = _new_page(request, version, rows, has_more=has_more)
+    shift = new.ends[-1] + 1 - len(_OPENING) if rows else 0
+    seqs = new.seqs + known.seqs[:kept]
+    data = [new.body[len(_OPENING) : new.ends[-1]]] if rows else []
+    data.append(known.body[len(_OPENING) : known.ends[kept - 1]])
+    body = _body(b",".join(data), seqs, has_more=has_more)
+    if len(body) > _LONGEST_BYTES:
+        return Unread.ALONE
+    ends = new.ends + array("q", [end + shift for end in known.ends[:kept]])
+    return MessagePage(version, body, seqs, ends, has_more, new.begun_at or known.begun_at)
+
+
+def _body(data: bytes, seqs: "array[int]", *, has_more: bool) -> bytes:
+    empty = _encode(Page[Message](data=[], has_more=has_more, next_cursor=str(seqs[-1]) if has_more else None))
+    return _OPENING + data + empty[len(_OPENING) :]
 
 
 async def list_conversations(connection: Conn, requests: list[ConversationPageRequest]) -> list[bytes]:
