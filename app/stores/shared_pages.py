@@ -26,6 +26,7 @@ SHARED_PAGE_BYTES = 256 * 2**10
 
 _LONGEST_BYTES = 2 * SHARED_PAGE_BYTES  # of a page that has grown append by append
 _OPENING = b'{"data":['
+_NOTHING: list[Message] = []
 _VERSION = slice(1, 5)
 _CLIENT_ID, _SEQ = 6, 7
 _encode = msgspec.json.Encoder().encode
@@ -240,7 +241,7 @@ def _longer_page(
 
 
 def _body(data: bytes, seqs: "array[int]", *, has_more: bool) -> bytes:
-    empty = _encode(Page[Message](data=[], has_more=has_more, next_cursor=str(seqs[-1]) if has_more else None))
+    empty = _encode(Page(data=_NOTHING, has_more=has_more, next_cursor=str(seqs[-1]) if has_more else None))
     return _OPENING + data + empty[len(_OPENING) :]
 
 
