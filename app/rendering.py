@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from itertools import groupby
+from time import perf_counter
+from uuid import UUID
 
 import nh3
 from markdown_it import MarkdownIt
@@ -23,6 +25,7 @@ from msgspec.structs import replace
 
 from app.context import members_of, text_of
 from app.drafts import Part, parts_of
+from app.lanes import Lanes
 from app.wire.messages import HTML_LIMIT_BYTES, HTML_PAGE_LIMIT_BYTES, Message
 
 _STEPS = 20_000
@@ -250,14 +253,30 @@ class _Page:
         return _SANITISER.clean(shown).strip() or None
 
 
-def _render_page(messages: Sequence[Message]) -> list[Message]:
-    page = _Page()
-    return [replace(message, html=page.render(message.content)) for message in messages]
+    def render_some(self, messages: Sequence[Message]) -> list[Message]:
+        """The first of the messages with their `html`: as many as a turn has time for, at least one."""
+        until, done = perf_counter() + _TURN_SECONDS, []
+        for message in messages:
+            done.append(replace(message, html=self.render(message.content)))
+            if perf_counter() > until:
+                break
+        return done
 
 
+_TURN_SECONDS = 0.02
 _WORKER = ThreadPoolExecutor(1, "rendering")  # more would not be faster, and each takes its turn from the event loop
+_OWNERS = Lanes(width=1, length=16, seconds=2)
 
 
-async def render_messages(messages: Sequence[Message]) -> list[Message]:
-    """Messages with their `html`, made in a thread: a short text too may be slow to read."""
-    return await get_running_loop().run_in_executor(_WORKER, _render_page, messages)
+async def render_messages(owner_id: UUID, messages: Sequence[Message]) -> list[Message]:
+    """Messages with their `html`, made in a thread: a short text too may be slow to read.
+
+    Owners take turns of one long message, or of several short ones; of one owner a page at a time is rendered, 16 more
+    wait for it, each at most 2 s. Raises Unavailable.
+    """
+    page, rendered = _Page(), list[Message]()
+    async with _OWNERS.enter(owner_id):
+        while len(rendered) < len(messages):
+            left = messages[len(rendered) :]
+            rendered += await get_running_loop().run_in_executor(_WORKER, page.render_some, left)
+    return rendered

@@ -2,7 +2,7 @@
 
 import json
 import re
-from asyncio import create_task, sleep
+from asyncio import TaskGroup, create_task, sleep
 from html.parser import HTMLParser
 from time import process_time, thread_time
 
@@ -358,6 +358,26 @@ async def test_rendering_leaves_the_event_loop_to_others(alice: AsyncClient) -> 
         await sleep(0.001)
         longest, turns = max(longest, thread_time() - begun), turns + 1
     assert (longest < 0.05, turns > 20) == (True, True), (longest, turns)
+
+
+async def test_an_owner_of_many_slow_pages_takes_turns_with_others(alice: AsyncClient, bob: AsyncClient) -> None:
+    path = await new_conversation(alice, [HUGE["references left open"]])
+    other_path = await new_conversation(bob, ["a"])
+    ended: list[tuple[bool, int]] = []
+
+    async def ask(client: AsyncClient, target: str) -> None:
+        answer = await client.get(f"{target}/messages", params={"format": "html"})
+        ended.append((client is bob, answer.status_code))
+
+    async with TaskGroup() as tasks:
+        for _ in range(24):
+            tasks.create_task(ask(alice, path))
+        await sleep(0.1)
+        tasks.create_task(ask(bob, other_path))
+    kept = [status for _, status in ended if status != 503]
+    assert (kept, len(ended) > len(kept)) == ([200] * len(kept), True)
+    rank = [is_other for is_other, status in ended if status == 200].index(True)
+    assert (rank < 6, len(kept) > 10) == (True, True), ended
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "\U0001f600"])
