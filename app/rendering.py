@@ -38,6 +38,7 @@ _LEVELS = 18
 
 _NESTED_LIMIT = 100
 _SHOWN_RUNS = 8
+_TURN_SECONDS = 0.02
 _WEB_ADDRESS = re.compile(r"https?://[A-Z0-9\[][!-~]*", re.ASCII | re.IGNORECASE)
 _ADDRESS = re.compile(rf"{_WEB_ADDRESS.pattern}|mailto:[!-~]+", re.ASCII | re.IGNORECASE)
 _LANGUAGE = re.compile(r"language-[A-Za-z0-9+#._-]{1,32}")
@@ -252,7 +253,6 @@ class _Page:
             raise _TooMuch
         return _SANITISER.clean(shown).strip() or None
 
-
     def render_some(self, messages: Sequence[Message]) -> list[Message]:
         """The first of the messages with their `html`: as many as a turn has time for, at least one."""
         until, done = perf_counter() + _TURN_SECONDS, []
@@ -263,7 +263,6 @@ class _Page:
         return done
 
 
-_TURN_SECONDS = 0.02
 _WORKER = ThreadPoolExecutor(1, "rendering")  # more would not be faster, and each takes its turn from the event loop
 _OWNERS = Lanes(width=1, length=16, seconds=2)
 

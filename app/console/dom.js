@@ -18,14 +18,23 @@ export function iconButton(icon, label, onclick, given = {}) {
   return el("button", { type: "button", class: `icon ${icon}`, title: label, ariaLabel: label, onclick, ...given });
 }
 
-const PICTURES = /[\u0000-\u0008\u000b\u000c\u000e-\u001f]/g;
-const UNSEEN = /[\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+// What has no glyph of its own, except where it shapes its neighbours: as app/rendering.py has it.
+const SHAPED = "\\u0590-\\u1fff\\u2190-\\u2bff\\ufb1d-\\ufdff\\ufe0f\\ufe70-\\ufefc\\u{10000}-\\u{dffff}";
+const IDEOGRAPHS = "\\u3400-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{3ffff}";
+const UNSEEN = "[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e" +
+  "\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\ufffb\\ufffe\\uffff\\u{1bca0}-\\u{1bca3}\\u{1d173}-\\u{1d17a}\\u{e0000}-\\u{e00ff}" +
+  `\\u{e01f0}-\\u{e0fff}]|(?<![${SHAPED}])[\\u200c\\u200d]|[\\u200c\\u200d](?![${SHAPED}])|(?<![${IDEOGRAPHS}])[\\u{e0100}-\\u{e01ef}]`;
+const FLAG_OR_UNSEEN = new RegExp(`\\u{1f3f4}[\\u{e0030}-\\u{e0039}\\u{e0061}-\\u{e007a}]{1,6}\\u{e007f}|(${UNSEEN})\\1*`, "gu");
 
 /** The text with what does not show, and what would turn its lines around, made visible. */
 export function visible(text) {
-  return text
-    .replace(PICTURES, (sign) => String.fromCharCode(0x2400 + sign.charCodeAt(0)))
-    .replace(UNSEEN, (sign) => `[U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
+  return text.replace(/\r\n?/g, "\n").replace(FLAG_OR_UNSEEN, (run, sign) => {
+    if (!sign) return run;
+    const code = sign.codePointAt(0);
+    const count = run.length / sign.length;
+    if (code < 0x20) return String.fromCharCode(0x2400 + code).repeat(count);
+    return `[U+${code.toString(16).toUpperCase().padStart(4, "0")}${count > 1 ? `\u00d7${count}` : ""}]`;
+  });
 }
 
 /** Copies a text, also where the page has no secure origin. */

@@ -1,6 +1,6 @@
 // The messages on the screen: as few as it takes, and what is looked at does not move when others come or go.
 
-import { el } from "./dom.js";
+import { el, visible } from "./dom.js";
 import { blocksOf, buildBlock, dayOf } from "./blocks.js";
 
 const NODES_LIMIT = 800;
@@ -42,10 +42,11 @@ export class Transcript {
   /** Shows more of the reply that is being made. */
   say(live) {
     const text = live && this.shown.get(live.seq)?.element.querySelector(".live");
-    if (!text || text.textContent === live.text) return;
+    const said = text && visible(live.text);
+    if (!text || text.textContent === said) return;
     this.#see();
-    if (live.text.startsWith(text.textContent)) text.append(live.text.slice(text.textContent.length));
-    else text.textContent = live.text;
+    if (said.startsWith(text.textContent)) text.append(said.slice(text.textContent.length));
+    else text.textContent = said;
     text.normalize();
     this.#stay();
   }
