@@ -170,7 +170,7 @@ class Album:
         else:
             await expect(page.locator(".message").last).to_be_visible()
         if name == "console-tools":
-            await page.locator("summary").first.click()
+            await page.locator("summary").last.click()
         await page.locator(".scroller[role=region]").evaluate("scroller => { scroller.scrollTop = 0 }")
 
 

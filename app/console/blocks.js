@@ -67,6 +67,11 @@ function buildBody(message) {
       code.tabIndex = 0;
       box.append(code, copyButton(() => code.textContent));
     }
+    for (const table of made.content.querySelectorAll("table")) {
+      const box = el("div", { class: "wide", tabIndex: 0 });
+      table.replaceWith(box);
+      box.append(table);
+    }
     body.replaceChildren(made.content, ...(isCut ? [moreButton(SAY.more, () => showUpTo(count + NODES.most))] : []));
   }
 }
@@ -125,10 +130,16 @@ function buildCall(call, result) {
       el("span", { class: "state" }, result || !call ? "" : SAY.noResult)),
   );
   fold.addEventListener("toggle", () => {
-    if (call) fold.append(el("h3", {}, SAY.asked), plain(pretty(call.arguments), "data"));
-    if (result) fold.append(el("h3", {}, SAY.answered), plain(pretty(textOf(result)), "data"));
+    if (call) fold.append(el("h3", {}, SAY.asked), data(call.arguments));
+    if (result) fold.append(el("h3", {}, SAY.answered), data(textOf(result)));
   }, { once: true });
   return fold;
+}
+
+function data(text) {
+  const box = plain(pretty(text), "data");
+  box.tabIndex = 0;
+  return box;
 }
 
 function pretty(text) {
