@@ -58,7 +58,8 @@ _UNSEEN = (
 _FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f"
 _TAG_OR_UNSEEN = re.compile(f"<[^>]*>|{_FLAG}|((?:{_UNSEEN})+)")
 
-_BLOCKS = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "pre", "td", "th")
+_DIRECTED = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "table")
+_PARTS = ("li", "thead", "tbody", "tr", "td", "th")
 _ALIGNMENTS = {"align": {"left", "center", "right"}}
 
 
@@ -151,13 +152,31 @@ def _filter_attribute(tag: str, name: str, value: str) -> str | None:
 
 
 _SANITISER = nh3.Cleaner(
-    tags={*_BLOCKS, "br", "hr", "code", "em", "strong", "s", "a", "span", "table", "thead", "tbody", "tr"},
+    tags={
+        *_DIRECTED,
+        "li",
+        "pre",
+        "thead",
+        "tbody",
+        "tr",
+        "td",
+        "th",
+        "br",
+        "hr",
+        "code",
+        "em",
+        "strong",
+        "s",
+        "a",
+        "span",
+    },
     clean_content_tags=set(),
     attributes={"*": set(), "a": {"href"}, "code": {"class"}, "ol": {"start"}},
     attribute_filter=_filter_attribute,
     generic_attribute_prefixes=set(),
-    tag_attribute_values={"span": {"class": {"control"}}, "td": _ALIGNMENTS, "th": _ALIGNMENTS},
-    set_tag_attribute_values={tag: {"dir": "auto"} for tag in _BLOCKS} | {"a": {"target": "_blank"}},
+    tag_attribute_values={"span": {"class": {"control"}}, "td": _ALIGNMENTS, "th": _ALIGNMENTS}
+    | {tag: {"dir": {"auto"}} for tag in _DIRECTED},
+    set_tag_attribute_values={"pre": {"dir": "auto"}, "a": {"target": "_blank"}},
     link_rel="noopener noreferrer nofollow",
     url_schemes={"http", "https", "mailto"},
     url_relative="deny",
@@ -168,7 +187,14 @@ _SANITISER = nh3.Cleaner(
 
 
 def _mend(tokens: Sequence[Token]) -> None:
-    """Notes the images that stand in a link, aligns cells without style. Raises _TooMuch."""
+    """Notes the images that stand in a link, aligns cells without style, has what stands outermost find its direction.
+
+    What is in a list, a quote or a table goes as that goes: a browser that looks for a block's direction passes over
+    what in it looks for its own (HTML, "the directionality"). Raises _TooMuch.
+    """
+    for token in tokens:
+        if token.nesting == 1 and not token.level:
+            token.attrs["dir"] = "auto"
     depth, growth = 0, 0
     for token in _walk(tokens):
         depth += token.nesting
@@ -222,7 +248,7 @@ def _write_part(part: Part, meter: _Meter) -> str:
 
 
 def _label(kind: str, shown: str) -> str:
-    return f"<p>[{escape(kind)}]{shown and f' {shown}'}</p>\n"
+    return f'<p dir="auto">[{escape(kind)}]{shown and f" {shown}"}</p>\n'
 
 
 class _Page:

@@ -138,7 +138,9 @@ async def test_two_thousand_conversations_scroll_to_the_last(
     assert await page.evaluate(COUNT_NODES) < NODES_LIMIT
 
 
-CALLS = [{"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for number in range(300)]
+CALLS = [
+    {"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for number in range(300)
+]
 ITEMS = "".join(f"- item {number}\n" for number in range(20_000)).ljust(1_000_000, ".")
 DENSE = {
     "items, a megabyte of them": [{"role": "user", "content": ITEMS}],

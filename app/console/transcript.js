@@ -2,6 +2,7 @@
 
 import { el, visible } from "./dom.js";
 import { blocksOf, buildBlock, dayOf } from "./blocks.js";
+import { SAY } from "./strings.js";
 
 const NODES_LIMIT = 800;
 const AHEAD = 1.5; // screens
@@ -12,7 +13,7 @@ export class Transcript {
   constructor(scroller, actions) {
     this.scroller = scroller;
     this.actions = actions;
-    this.list = el("ol", { class: "messages" });
+    this.list = el("ol", { class: "messages", data: { empty: SAY.welcome } });
     this.shown = new Map();
     this.isAtEnd = true;
     scroller.replaceChildren(this.list);
