@@ -116,14 +116,17 @@ async def test_a_reply_that_streams_markup_stays_text(visit: Visit, model: Model
 
 
 async def test_a_reply_that_streams_runs_its_own_way(visit: Visit, model: ModelServer) -> None:
-    begin(model, "שלום", " עולם")
+    begin(model, "שלום", " עולם\n\n1. אחת\n2. two")
     page = await visit("/")
     await say(page, "x")
     await expect(said(page).last).to_have_text("שלום")
     assert await said(page).last.evaluate("element => getComputedStyle(element).direction") == "rtl"
     model.release()
     await is_answered(page)
-    assert await said(page).last.evaluate("element => getComputedStyle(element.firstElementChild).direction") == "rtl"
+    await expect(said(page).last.locator("ol")).to_be_visible()
+    blocks = said(page).last.locator("p, ol, li")
+    directions = await blocks.evaluate_all("all => all.map((element) => getComputedStyle(element).direction)")
+    assert directions == ["rtl"] * 4
 
 
 async def test_names_show_what_cannot_be_seen(visit: Visit, alice: httpx.AsyncClient) -> None:
