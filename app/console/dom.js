@@ -18,13 +18,14 @@ export function iconButton(icon, label, onclick, given = {}) {
   return el("button", { type: "button", class: `icon ${icon}`, title: label, ariaLabel: label, onclick, ...given });
 }
 
-// What has no glyph of its own, except where it shapes its neighbours: as app/rendering.py has it.
-const SHAPED = "\\u0590-\\u1fff\\u2190-\\u2bff\\ufb1d-\\ufdff\\ufe0f\\ufe70-\\ufefc\\u{10000}-\\u{dffff}";
-const IDEOGRAPHS = "\\u3400-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{3ffff}";
-const UNSEEN = "[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e" +
-  "\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\ufffb\\ufffe\\uffff\\u{1bca0}-\\u{1bca3}\\u{1d173}-\\u{1d17a}\\u{e0000}-\\u{e00ff}" +
-  `\\u{e01f0}-\\u{e0fff}]|(?<![${SHAPED}])[\\u200c\\u200d]|[\\u200c\\u200d](?![${SHAPED}])|(?<![${IDEOGRAPHS}])[\\u{e0100}-\\u{e01ef}]`;
-const FLAG_OR_UNSEEN = new RegExp(`\\u{1f3f4}[\\u{e0030}-\\u{e0039}\\u{e0061}-\\u{e007a}]{1,6}\\u{e007f}|(${UNSEEN})\\1*`, "gu");
+// What has no glyph of its own, as app/rendering.py has it, except where it shapes its neighbours: joiners in emoji and
+// in scripts that join or stack, selectors of an ideograph's form, tags of a flag.
+const SHAPED = "[\\u0590-\\u1fff\\u2190-\\u2bff\\ufb1d-\\ufdff\\ufe0f\\ufe70-\\ufefc\\u{10000}-\\u{dffff}]";
+const UNSEEN = "[[\\p{Cc}\\p{Default_Ignorable_Code_Point}\\u2028\\u2029\\ufff9-\\ufffb\\ufffe\\uffff]" +
+  "--[\\t\\n\\u180b-\\u180d\\u180f\\u200c\\u200d\\ufe00-\\ufe0f\\u{e0100}-\\u{e01ef}]]" +
+  `|(?<!${SHAPED})[\\u200c\\u200d]|[\\u200c\\u200d](?!${SHAPED})` +
+  "|(?<![\\u3400-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{3ffff}])[\\u{e0100}-\\u{e01ef}]";
+const FLAG_OR_UNSEEN = new RegExp(`\\u{1f3f4}[\\u{e0030}-\\u{e0039}\\u{e0061}-\\u{e007a}]{1,6}\\u{e007f}|(${UNSEEN})\\1*`, "gv");
 
 /** The text with what does not show, and what would turn its lines around, made visible. */
 export function visible(text) {
