@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from itertools import groupby
+from time import perf_counter
+from uuid import UUID
 
 import nh3
 from markdown_it import MarkdownIt
@@ -23,6 +25,7 @@ from msgspec.structs import replace
 
 from app.context import members_of, text_of
 from app.drafts import Part, parts_of
+from app.lanes import Lanes
 from app.wire.messages import HTML_LIMIT_BYTES, HTML_PAGE_LIMIT_BYTES, Message
 
 _STEPS = 20_000
@@ -35,6 +38,7 @@ _LEVELS = 18
 
 _NESTED_LIMIT = 100
 _SHOWN_RUNS = 8
+_TURN_SECONDS = 0.02
 _WEB_ADDRESS = re.compile(r"https?://[A-Z0-9\[][!-~]*", re.ASCII | re.IGNORECASE)
 _ADDRESS = re.compile(rf"{_WEB_ADDRESS.pattern}|mailto:[!-~]+", re.ASCII | re.IGNORECASE)
 _LANGUAGE = re.compile(r"language-[A-Za-z0-9+#._-]{1,32}")
@@ -54,7 +58,8 @@ _UNSEEN = (
 _FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f"
 _TAG_OR_UNSEEN = re.compile(f"<[^>]*>|{_FLAG}|((?:{_UNSEEN})+)")
 
-_BLOCKS = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "pre", "td", "th")
+_DIRECTED = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "table")
+_PARTS = ("li", "thead", "tbody", "tr", "td", "th")
 _ALIGNMENTS = {"align": {"left", "center", "right"}}
 
 
@@ -147,13 +152,31 @@ def _filter_attribute(tag: str, name: str, value: str) -> str | None:
 
 
 _SANITISER = nh3.Cleaner(
-    tags={*_BLOCKS, "br", "hr", "code", "em", "strong", "s", "a", "span", "table", "thead", "tbody", "tr"},
+    tags={
+        *_DIRECTED,
+        "li",
+        "pre",
+        "thead",
+        "tbody",
+        "tr",
+        "td",
+        "th",
+        "br",
+        "hr",
+        "code",
+        "em",
+        "strong",
+        "s",
+        "a",
+        "span",
+    },
     clean_content_tags=set(),
     attributes={"*": set(), "a": {"href"}, "code": {"class"}, "ol": {"start"}},
     attribute_filter=_filter_attribute,
     generic_attribute_prefixes=set(),
-    tag_attribute_values={"span": {"class": {"control"}}, "td": _ALIGNMENTS, "th": _ALIGNMENTS},
-    set_tag_attribute_values={tag: {"dir": "auto"} for tag in _BLOCKS} | {"a": {"target": "_blank"}},
+    tag_attribute_values={"span": {"class": {"control"}}, "td": _ALIGNMENTS, "th": _ALIGNMENTS}
+    | {tag: {"dir": {"auto"}} for tag in _DIRECTED},
+    set_tag_attribute_values={"pre": {"dir": "auto"}, "a": {"target": "_blank"}},
     link_rel="noopener noreferrer nofollow",
     url_schemes={"http", "https", "mailto"},
     url_relative="deny",
@@ -164,7 +187,14 @@ _SANITISER = nh3.Cleaner(
 
 
 def _mend(tokens: Sequence[Token]) -> None:
-    """Notes the images that stand in a link, aligns cells without style. Raises _TooMuch."""
+    """Notes the images that stand in a link, aligns cells without style, has what stands outermost find its direction.
+
+    What is in a list, a quote or a table goes as that goes: a browser that looks for a block's direction passes over
+    what in it looks for its own (HTML, "the directionality"). Raises _TooMuch.
+    """
+    for token in tokens:
+        if token.nesting == 1 and not token.level:
+            token.attrs["dir"] = "auto"
     depth, growth = 0, 0
     for token in _walk(tokens):
         depth += token.nesting
@@ -218,7 +248,7 @@ def _write_part(part: Part, meter: _Meter) -> str:
 
 
 def _label(kind: str, shown: str) -> str:
-    return f"<p>[{escape(kind)}]{shown and f' {shown}'}</p>\n"
+    return f'<p dir="auto">[{escape(kind)}]{shown and f" {shown}"}</p>\n'
 
 
 class _Page:
@@ -249,15 +279,29 @@ class _Page:
             raise _TooMuch
         return _SANITISER.clean(shown).strip() or None
 
-
-def _render_page(messages: Sequence[Message]) -> list[Message]:
-    page = _Page()
-    return [replace(message, html=page.render(message.content)) for message in messages]
+    def render_some(self, messages: Sequence[Message]) -> list[Message]:
+        """The first of the messages with their `html`: as many as a turn has time for, at least one."""
+        until, done = perf_counter() + _TURN_SECONDS, []
+        for message in messages:
+            done.append(replace(message, html=self.render(message.content)))
+            if perf_counter() > until:
+                break
+        return done
 
 
 _WORKER = ThreadPoolExecutor(1, "rendering")  # more would not be faster, and each takes its turn from the event loop
+_OWNERS = Lanes(width=1, length=16, seconds=2)
 
 
-async def render_messages(messages: Sequence[Message]) -> list[Message]:
-    """Messages with their `html`, made in a thread: a short text too may be slow to read."""
-    return await get_running_loop().run_in_executor(_WORKER, _render_page, messages)
+async def render_messages(owner_id: UUID, messages: Sequence[Message]) -> list[Message]:
+    """Messages with their `html`, made in a thread: a short text too may be slow to read.
+
+    Owners take turns of one long message, or of several short ones; of one owner a page at a time is rendered, 16 more
+    wait for it, each at most 2 s. Raises Unavailable.
+    """
+    page, rendered = _Page(), list[Message]()
+    async with _OWNERS.enter(owner_id):
+        while len(rendered) < len(messages):
+            left = messages[len(rendered) :]
+            rendered += await get_running_loop().run_in_executor(_WORKER, page.render_some, left)
+    return rendered

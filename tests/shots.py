@@ -1,6 +1,6 @@
 """The README's pictures: `make shots` takes them of a service of its own, with the tests' browser."""
 
-# ruff: noqa: E501  # what is said in the pictures, and the figures' columns, are lines of their own
+# ruff: noqa: E501, RUF001  # what is said in the pictures, also in Arabic, and the figures' columns, are lines of their own
 
 import asyncio
 import math
@@ -94,17 +94,28 @@ TRAIN = [
         "usage": {"input_tokens": 388, "output_tokens": 57},
     },
 ]
+POEM = [
+    {"role": "user", "content": "اكتب لي قصيدة قصيرة عن البحر، مع شرح بعض الكلمات."},
+    {
+        "role": "assistant",
+        "content": "## قصيدة عن البحر\n\nهذه قصيدة **قصيرة** من بيتين:\n\n> يعود الموج كل مساء إلى الشاطئ\n> ويحكي للرمل ما رآه\n\n"
+        "أما الكلمات فهي:\n\n1. الموج: ما يرتفع من ماء البحر\n2. الشاطئ: حيث يلتقي البحر واليابسة\n\n"
+        "| الكلمة | in English |\n|---|---|\n| البحر | the sea |\n| الموج | the waves |\n| الرمل | the sand |",
+        "model": "m-large",
+        "usage": {"input_tokens": 33, "output_tokens": 118},
+    },
+]
 OTHERS = {
     "Names for a lighthouse café": 0.3, "Reading list on tides": 1.1, "Translate the harbour notice": 1.2,
-    "قصيدة عن البحر": 1.4, "Knots, from memory": 2.1, "Budget for the small boat": 2.3, "A letter to the council": 3.2,
+    "Knots, from memory": 2.1, "Budget for the small boat": 2.3, "A letter to the council": 3.2,
     "Breakfast at the fish market": 3.4, "Rust or Go for the gauge reader?": 4.2, "Weekend in Porto": 5.1, "Why is the sea salty?": 6.3,
 }  # fmt: skip
 
 
-async def fill(client: httpx.AsyncClient, connection: Conn) -> tuple[str, str]:
-    """The conversations of somebody who likes bread and the sea; the ids of two of them."""
+async def fill(client: httpx.AsyncClient, connection: Conn) -> tuple[str, str, str]:
+    """The conversations of somebody who likes bread and the sea; the ids of three of them."""
     ids = {}
-    shown = {"Better bread": (BREAD, 0.05), "Saturday in Porto": (TRAIN, 0.1)}
+    shown = {"Better bread": (BREAD, 0.05), "Saturday in Porto": (TRAIN, 0.1), "قصيدة عن البحر": (POEM, 1.4)}
     talks: dict[str, tuple[list[dict[str, Any]], float]] = {name: (BREAD[:2], days) for name, days in OTHERS.items()}
     for name, (messages, days) in {**talks, **shown}.items():
         answer = await client.post("/v1/conversations", json={"title": name, "messages": messages})
@@ -116,7 +127,7 @@ async def fill(client: httpx.AsyncClient, connection: Conn) -> tuple[str, str]:
         ):
             await connection.execute(statement, ids[name], then)
     await client.patch(f"/v1/conversations/{ids['Names for a lighthouse café']}", json={"pinned": True})
-    return ids["Better bread"], ids["Saturday in Porto"]
+    return ids["Better bread"], ids["Saturday in Porto"], ids["قصيدة عن البحر"]
 
 
 async def count(connection: Conn) -> None:
@@ -170,7 +181,7 @@ class Album:
         else:
             await expect(page.locator(".message").last).to_be_visible()
         if name == "console-tools":
-            await page.locator("summary").first.click()
+            await page.locator("summary").last.click()
         await page.locator(".scroller[role=region]").evaluate("scroller => { scroller.scrollTop = 0 }")
 
 
@@ -187,13 +198,13 @@ async def main() -> None:
         await service_keys.create_service_key(connection, key, TENANT, USER, is_admin=False)
         await service_keys.create_service_key(connection, admin_key, TENANT, None, is_admin=True)
         here = await stack.enter_async_context(replica(replace(PATIENT, model_name="m-large"), url))
-        bread, train = await fill(await stack.enter_async_context(here.client(key)), connection)
+        bread, train, poem = await fill(await stack.enter_async_context(here.client(key)), connection)
         await count(connection)
         album = Album(await stack.enter_async_context(chromium()), here.address, key, admin_key)
         phone: dict[str, Any] = {"size": PHONE, "device_scale_factor": 2, "has_touch": True}
         await album.take("console-chat", f"/c/{bread}")
         await album.take("console-tools", f"/c/{train}")
-        await album.take("console-dark", f"/c/{bread}", color_scheme="dark")
+        await album.take("console-dark", f"/c/{poem}", color_scheme="dark")
         await album.take("console-activity", "/activity", key="admin")
         await album.take("console-phone", f"/c/{train}", **phone)
         await album.take("console-list", f"/c/{train}", **phone)

@@ -233,7 +233,10 @@ async def test_everybody_can_read_it(browser: Browser, here: Replica, admin_key:
         await expect(plot(page, "Messages").locator("path")).to_have_count(30)
         for name in ("Messages", "Tokens"):
             await plot(page, name).get_by_role("button").click()
-        assert await violations(page) == []
+        for width in (3840, 360):
+            await page.set_viewport_size({"width": width, "height": 900})
+            assert await violations(page) == [], width
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
         colours = await page.evaluate(CONTRAST)
         assert {name: ratio for name, ratio in colours.items() if ratio < 3} == {}
 

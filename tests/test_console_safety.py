@@ -1,5 +1,8 @@
 """The console lets nothing in: what others wrote runs nowhere, asks nobody, and all can read it."""
 
+# ruff: noqa: RUF001  # letters that look like others are the point
+
+import re
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -9,6 +12,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Response, Route, expect
 
+from app.rendering import _UNSEEN
 from tests.browsers import visitor
 from tests.conftest import NewKey, new_conversation
 from tests.consoles import (
@@ -27,7 +31,7 @@ from tests.consoles import (
     say,
     visit,
 )
-from tests.hostile_markdown import HOSTILE, SMALL
+from tests.hostile_markdown import HOSTILE, SMALL, UNSEEN
 from tests.live import Replica
 from tests.model_server import ModelServer, text_steps
 from tests.node_clients import HOME, needs_npm_packages
@@ -36,24 +40,27 @@ pytestmark = pytest.mark.shares_app
 
 ROOT = Path(__file__).parent.parent
 FIRST_PAGE_LIMIT_BYTES = 60_000
+DEEP_LINK_LIMIT_BYTES = 90_000  # what shows a conversation comes on top of the list
 LIST_LIMIT_MS = 300
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; object-src 'none'; form-action 'self'"
 )
-PAGES = ["/", "/c/0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10", "/activity", "/assets/verbatim-chat.js", "/assets/theme.css"]
+PAGES = ["/", "/c/0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10", "/activity"]
+ASSETS = [path.name for path in (ROOT / "app" / "console").iterdir() if path.suffix != ".html"]
 
 
-@pytest.mark.parametrize("path", PAGES)
-async def test_every_file_comes_under_a_strict_policy(here: Replica, path: str) -> None:
+async def test_every_file_comes_under_a_strict_policy(here: Replica) -> None:
+    assert len(ASSETS) > 20
     async with httpx.AsyncClient(base_url=here.address) as nobody:
-        answer = await nobody.get(path)
-    assert answer.status_code == 200
-    assert answer.headers["content-security-policy"] == POLICY
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
-    assert answer.headers["cache-control"] == "no-store"
-    assert "set-cookie" not in answer.headers
+        for path in [*PAGES, *(f"/assets/{name}" for name in ASSETS)]:
+            answer = await nobody.get(path)
+            assert answer.status_code == 200, path
+            assert answer.headers["content-security-policy"] == POLICY, path
+            assert answer.headers["x-content-type-options"] == "nosniff", path
+            assert answer.headers["referrer-policy"] == "no-referrer", path
+            assert answer.headers["cache-control"] == "no-store", path
+            assert "set-cookie" not in answer.headers, path
 
 
 @pytest.mark.parametrize("name", ["../main.py", "..%2fmain.py", "index.html", "nothing.js", "%2e%2e%2fmain.py"])
@@ -99,14 +106,62 @@ async def test_the_largest_texts_are_shown_collapsed_and_whole_on_demand(
 
 
 async def test_a_reply_that_streams_markup_stays_text(visit: Visit, model: ModelServer) -> None:
-    begin(model, "<img src=x onerror=alert(1)><script>alert(1)</script>", " so")
+    begin(model, "<img src=x onerror=alert(1)><script>alert(1)</script>\u202e\u200b\u200b\u0007", " so")
     page = await visit("/")
     await say(page, "x")
-    await expect(said(page).last).to_have_text("<img src=x onerror=alert(1)><script>alert(1)</script>")
+    shown = "<img src=x onerror=alert(1)><script>alert(1)</script>[U+202E][U+200B\u00d72]␇"
+    await expect(said(page).last).to_have_text(shown)
     model.release()
     await is_answered(page)
     await expect(said(page).last).to_contain_text("so")
     assert await page.locator(".message img").count() == 0
+
+
+async def test_a_reply_that_streams_runs_its_own_way(visit: Visit, model: ModelServer) -> None:
+    begin(model, "שלום", " עולם\n\n1. אחת\n2. two")
+    page = await visit("/")
+    await say(page, "x")
+    await expect(said(page).last).to_have_text("שלום")
+    assert await said(page).last.evaluate("element => getComputedStyle(element).direction") == "rtl"
+    model.release()
+    await is_answered(page)
+    await expect(said(page).last.locator("ol")).to_be_visible()
+    blocks = said(page).last.locator("p, ol, li")
+    directions = await blocks.evaluate_all("all => all.map((element) => getComputedStyle(element).direction)")
+    assert directions == ["rtl"] * 4
+
+
+async def test_names_show_what_cannot_be_seen(visit: Visit, alice: httpx.AsyncClient) -> None:
+    path = await new_conversation(alice, ["x"], title="a\u202egnp.exe\u200b")
+    page = await visit(path_of(path))
+    await expect(rows(page)).to_have_text(["a[U+202E]gnp.exe[U+200B]"])
+    await expect(page.get_by_role("heading", level=1)).to_have_text("a[U+202E]gnp.exe[U+200B]")
+    assert await page.title() == "a[U+202E]gnp.exe[U+200B] · Verbatim"
+
+
+async def test_the_page_finds_unseen_what_the_service_finds(visit: Visit) -> None:
+    """Each character within letters: controls, marks of direction, what has no width, wherever Unicode has them."""
+    page = await visit("/activity")
+    codes = [code for code in (*range(0x20000), *range(0xE0000, 0xE1000)) if not 0xD800 <= code < 0xE000]
+    found = await page.evaluate(FIND_UNSEEN, codes)
+    assert found == [code for code in codes if code != 0x0D and re.search(_UNSEEN, f"a{chr(code)}b")]
+    show = "texts => import('/assets/dom.js').then(({ visible }) => texts.map(visible))"
+    assert [text for text in await page.evaluate(show, list(UNSEEN.values())) if re.search(_UNSEEN, text)] == []
+    assert await page.evaluate(show, SHAPED) == SHAPED
+
+
+SHAPED = [
+    "👨\u200d👩\u200d👧 ❤\ufe0f\u200d🔥",
+    "می\u200cخواهم क्\u200dष",
+    "葛\U000e0100",
+    "🏴\U000e0067\U000e0062\U000e007f",
+]
+
+
+FIND_UNSEEN = """codes => import("/assets/dom.js").then(({ visible }) => codes.filter((code) => {
+    const text = `a${String.fromCodePoint(code)}b`;
+    return visible(text) !== text && code !== 0x0d;
+}))"""
 
 
 async def test_the_key_is_in_no_address_after_the_first_load(visit: Visit, person: BrowserContext, key: str) -> None:
@@ -145,21 +200,33 @@ async def test_a_key_of_nobody_asks_for_whom_it_acts(
     await expect(rows(page)).to_have_text(["hers"])
 
 
-async def test_the_first_page_is_small(visit: Visit, person: BrowserContext, alice: httpx.AsyncClient) -> None:
-    await new_conversation(alice, title="one")
+async def sizes_of(page: Page, path: str) -> dict[str, int]:
+    """What the browser gets of our own for a page in which one conversation is listed."""
     answers: list[Response] = []
 
     def keep(answer: Response) -> None:
         answers.append(answer)
 
-    person.on("response", keep)
-    page = await visit("/")
+    page.on("response", keep)
+    await page.goto(path)
     await expect(rows(page)).to_have_text(["one"])
     await expect(page.get_by_label("Message", exact=True)).to_be_visible()
+    if "/c/" in path:
+        await expect(said(page)).to_have_text(["x"])
     await page.wait_for_load_state("load")
-    sizes = {answer.url: len(await answer.body()) for answer in answers if "/v1/" not in answer.url}
-    assert len(sizes) > 10
-    assert sum(sizes.values()) < FIRST_PAGE_LIMIT_BYTES, sizes
+    return {answer.url: len(await answer.body()) for answer in answers if "/v1/" not in answer.url}
+
+
+async def test_the_first_page_is_small(
+    person: BrowserContext, here: Replica, key: str, alice: httpx.AsyncClient
+) -> None:
+    path = path_of(await new_conversation(alice, ["x"], title="one"))
+    for target, limit in (("/", FIRST_PAGE_LIMIT_BYTES), (path, DEEP_LINK_LIMIT_BYTES)):
+        sizes = await sizes_of(await person.new_page(), f"{here.address}{target}#key={key}")
+        assert len(sizes) > 10
+        assert sum(sizes.values()) < limit, (sum(sizes.values()), sizes)
+        names = {url.rpartition("/")[2].partition(".")[0] for url in sizes}
+        assert not names & {"activity", "plot", "figures", "stats", "deeds", "menu", "toast", "whole"}
 
 
 @pytest.mark.faults  # a figure, for a machine that does nothing else
@@ -175,6 +242,20 @@ async def test_the_list_can_be_used_at_once(visit: Visit, alice: httpx.AsyncClie
     assert min(times) < LIST_LIMIT_MS, times
 
 
+SIZES = [(3840, 2160), (360, 640)]
+MOST_LINE_CHARS = 100
+LINE_CHARS = """element => {
+    const canvas = document.createElement("canvas").getContext("2d");
+    canvas.font = getComputedStyle(element).font;
+    return element.clientWidth / (canvas.measureText("the quick brown fox jumps over a lazy dog").width / 41);
+}"""
+SIDEWAYS = """() => {
+    const scroller = document.querySelector("verbatim-chat")?.shadowRoot.querySelector(".scroller");
+    return [document.documentElement, scroller]
+        .filter((box) => box && box.scrollWidth > box.clientWidth).map((box) => box.tagName);
+}"""
+
+
 EMBEDDED = """<!doctype html><meta charset="utf-8"><title>A shop</title>
 <script type="module" src="/assets/verbatim-chat.js"></script>
 <h1>A shop</h1><verbatim-chat key="{key}" conversation="help-desk"></verbatim-chat>"""
@@ -187,6 +268,7 @@ async def test_any_page_may_embed_the_chat(person: BrowserContext, here: Replica
     await person.route("**/shop", serve)
     page = await person.new_page()
     await page.goto(f"{here.address}/shop")
+    await expect(page.locator(".messages")).to_be_attached()
     model.answers(text_steps("Of course."))
     await say(page, "Can you help?")
     await expect(said(page)).to_have_text(["Can you help?", "Of course."])
@@ -220,8 +302,18 @@ async def test_axe_finds_no_fault(
         {"role": "tool", "tool_call_id": "c1", "content": "a burrito"},
         {
             "role": "assistant",
-            "content": "# A *burrito*\n\n```\ncode\n```\n\n|a|b|\n|-|-|\n|1|2|\n\n[more](https://example.com)",
+            "content": "\n\n".join(
+                (
+                    "# A *burrito*",
+                    f"```\n{'code ' * 99}\n```",
+                    f"{'|head' * 40}|\n{'|-' * 40}|\n{'|cell' * 40}|",
+                    f"[more](https://example.com) {'word' * 99}",
+                    "1. مونَد\n2. > بوريتو",
+                    "Some words. " * 50,
+                )
+            ),
         },
+        {"role": "user", "content": "ما هو المونَد؟ monad"},
     ]
     path = await new_conversation(alice, messages=messages, title="Monads")
     options = {"bypass_csp": True, "color_scheme": scheme, "reduced_motion": "reduce"}  # axe itself sets styles inline
@@ -231,6 +323,12 @@ async def test_axe_finds_no_fault(
         await page.locator("summary").click()
         await expect(page.locator(".data").first).to_be_visible()
         assert await violations(page) == []
+        for width, height in SIZES:
+            await page.set_viewport_size({"width": width, "height": height})
+            assert await page.evaluate(SIDEWAYS) == [], width
+            assert await page.locator(".assistant p").last.evaluate(LINE_CHARS) < MOST_LINE_CHARS, width
+            assert await violations(page) == [], width
+        await page.set_viewport_size({"width": 1280, "height": 800})
         await page.locator(".row").hover()
         await page.locator(".row").get_by_role("button").click()
         assert await violations(page) == []

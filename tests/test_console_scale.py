@@ -10,6 +10,8 @@ from app.identifiers import owner_id_of
 from app.queries import Conn
 from tests.conftest import new_conversation
 from tests.consoles import Visit, alice, asking, here, key, model, path_of, person, rows, visit
+from tests.hostile_markdown import HUGE
+from tests.live import Replica
 
 pytestmark = pytest.mark.shares_app
 
@@ -134,6 +136,34 @@ async def test_two_thousand_conversations_scroll_to_the_last(
     await expect(rows(page).first).to_have_text("new")
     assert await page.evaluate(SCROLL_DOWN) == "Conversation 2000"
     assert await page.evaluate(COUNT_NODES) < NODES_LIMIT
+
+
+CALLS = [
+    {"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for number in range(300)
+]
+ITEMS = "".join(f"- item {number}\n" for number in range(20_000)).ljust(1_000_000, ".")
+DENSE = {
+    "items, a megabyte of them": [{"role": "user", "content": ITEMS}],
+    "cells": [{"role": "user", "content": "|a|b|c|d|\n|-|-|-|-|\n" + "|1|2|3|4|\n" * 700}],
+    "fences": [{"role": "user", "content": HUGE["fences"]}],
+    "many small ones": [{"role": "user", "content": "`a` " * 100 + str(number)} for number in range(100)],
+    "calls": [{"role": "assistant", "tool_calls": CALLS}],
+}
+
+
+async def test_dense_messages_make_few_nodes_also_when_more_is_asked_for(
+    visit: Visit, alice: httpx.AsyncClient, here: Replica
+) -> None:
+    page = await visit("/")
+    for title, messages in DENSE.items():
+        path = await new_conversation(alice, title=title, messages=messages)
+        await page.goto(f"{here.address}{path_of(path)}")
+        await expect(page.locator(".message").last).to_be_visible()
+        assert await page.evaluate(COUNT_NODES) < NODES_LIMIT, title
+        before = await page.locator(".messages").text_content()
+        await page.locator(".message").get_by_role("button", name="Show more").last.click()
+        assert len(await page.locator(".messages").text_content() or "") > len(before or ""), title
+        assert await page.evaluate(COUNT_NODES) < NODES_LIMIT, title
 
 
 @pytest.mark.faults  # minutes, and a machine that does nothing else

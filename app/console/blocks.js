@@ -6,6 +6,9 @@ import { callsOf, textOf } from "./markdown.js";
 
 const COLLAPSED_CHARS = 4_000;
 const MORE_CHARS = 64_000;
+const CALLS_LIMIT = 20;
+const NODES = { least: 30, ofLine: 8, most: 300 }; // of a message, until more is asked for
+const LINE_CHARS = 80;
 
 /** The blocks of a run of messages, and of what is being sent behind it. */
 export function blocksOf(messages, pending) {
@@ -33,40 +36,72 @@ export function buildBlock({ messages: [message, ...results] }, actions) {
   const calls = callsOf(message).map((call) => {
     const result = results.find((one) => loose.has(one) && one.tool_call_id && one.tool_call_id === call.id);
     loose.delete(result);
-    return buildCall(call, result);
+    return [call, result];
   });
   return el(
     "li", { class: `message ${role}`, data: { seq: seq ?? "", status } },
-    el("h2", { class: "who" }, message.name || SAY[role]),
+    el("h2", { class: "who" }, message.name ? visible(message.name) : SAY[role]),
     role === "tool" ? buildCall(null, message) : buildBody(message),
-    ...calls, ...[...loose].map((result) => buildCall(null, result)),
+    ...buildCalls([...calls, ...[...loose].map((result) => [null, result])]),
     buildFoot(message, actions),
   );
 }
 
 function buildBody(message) {
   const { html, role, status, content } = message;
-  if (status === "in_progress" && role === "assistant" && !content) return el("div", { class: "body plain live" });
+  if (status === "in_progress" && role === "assistant" && !content) return el("div", { class: "body plain live", dir: "auto" });
   if (!html) return plain(textOf(message), "body");
   const body = el("div", { class: "body", dir: "auto" });
-  body.innerHTML = html; // the only place: rendered and sanitised by the server
-  for (const link of body.querySelectorAll("a[href]")) link.target = "_blank";
-  for (const code of body.querySelectorAll("pre")) {
-    const box = el("div", { class: "code" });
-    code.replaceWith(box);
-    code.tabIndex = 0;
-    box.append(code, copyButton(() => code.textContent));
-  }
+  const lines = textOf(message).split("\n").reduce((sum, line) => sum + Math.ceil(line.length / LINE_CHARS), 0);
+  const limit = Math.min(NODES.most, Math.max(NODES.least, NODES.ofLine * lines));
+  showUpTo(limit);
   return body;
+
+  function showUpTo(count) {
+    const made = el("template");
+    made.innerHTML = html; // the only place: rendered and sanitised by the server
+    const isCut = cutBehind(made.content, count);
+    for (const code of made.content.querySelectorAll("pre")) {
+      const box = el("div", { class: "code" });
+      code.replaceWith(box);
+      code.tabIndex = 0;
+      box.append(code, copyButton(() => code.textContent));
+    }
+    for (const table of made.content.querySelectorAll("table")) {
+      const box = el("div", { class: "wide", tabIndex: 0 });
+      table.replaceWith(box);
+      box.append(table);
+    }
+    body.replaceChildren(made.content, ...(isCut ? [moreButton(SAY.more, () => showUpTo(count + NODES.most))] : []));
+  }
+}
+
+/** Whether there were more elements than so many, which are gone then; a row of a table goes whole. */
+function cutBehind(root, count) {
+  const next = root.querySelectorAll("*")[count];
+  if (!next) return false;
+  const row = next.closest("tr");
+  const range = document.createRange();
+  range.setStartBefore(row?.previousElementSibling ? row : next);
+  range.setEndAfter(root.lastChild);
+  range.deleteContents();
+  return true;
+}
+
+function moreButton(label, onclick) {
+  return el("button", { type: "button", class: "framed", onclick }, label);
 }
 
 /** A text as it is; of a long one the beginning, and more on demand. */
 function plain(text, className) {
   const box = el("div", { class: `${className} plain`, dir: "auto" });
   let shown = 0;
-  const more = el("button", { type: "button", class: "framed", onclick: () => grow(MORE_CHARS) });
+  const more = moreButton("", () => grow(MORE_CHARS));
   function grow(chars) {
-    more.before(visible(text.slice(shown, (shown += chars))));
+    const from = shown;
+    shown += chars;
+    if (/[\udc00-\udfff]/.test(text[shown])) shown += 1; // not within a character
+    more.before(visible(text.slice(from, shown)));
     const left = text.length - shown;
     if (left > 0) more.textContent = `${SAY.more} (${sayBytes(left)})`;
     else more.remove();
@@ -76,21 +111,35 @@ function plain(text, className) {
   return box;
 }
 
+/** The folds of calls and their results; of many the first. */
+function buildCalls(pairs) {
+  const folds = pairs.slice(0, CALLS_LIMIT).map(([call, result]) => buildCall(call, result));
+  if (pairs.length <= CALLS_LIMIT) return folds;
+  const more = moreButton(SAY.more, () => more.replaceWith(...buildCalls(pairs.slice(CALLS_LIMIT))));
+  return [...folds, more];
+}
+
 /** What was asked of a tool and what it answered, folded; its inside is made when it is opened. */
 function buildCall(call, result) {
   const name = call?.name ?? result.name ?? SAY.tool;
   const fold = el(
     "details", { class: "call" },
     el("summary", {},
-      el("b", {}, name), " ",
-      el("span", { class: "brief" }, (call ? call.arguments : textOf(result)).replace(/\s+/g, " ").slice(0, 120)),
+      el("b", {}, visible(name)), " ",
+      el("span", { class: "brief" }, visible((call ? call.arguments : textOf(result)).slice(0, 400).replace(/\s+/g, " ").slice(0, 120))),
       el("span", { class: "state" }, result || !call ? "" : SAY.noResult)),
   );
   fold.addEventListener("toggle", () => {
-    if (call) fold.append(el("h3", {}, SAY.asked), plain(pretty(call.arguments), "data"));
-    if (result) fold.append(el("h3", {}, SAY.answered), plain(pretty(textOf(result)), "data"));
+    if (call) fold.append(el("h3", {}, SAY.asked), data(call.arguments));
+    if (result) fold.append(el("h3", {}, SAY.answered), data(textOf(result)));
   }, { once: true });
   return fold;
+}
+
+function data(text) {
+  const box = plain(pretty(text), "data");
+  box.tabIndex = 0;
+  return box;
 }
 
 function pretty(text) {
@@ -106,7 +155,7 @@ function pretty(text) {
 function buildFoot(message, actions) {
   const { role, status, seq } = message;
   const about = [
-    message.created_at && sayTime(message.created_at), message.model, sayTokens(message.usage),
+    message.created_at && sayTime(message.created_at), message.model && visible(message.model), sayTokens(message.usage),
     status !== "completed" && SAY[`status-${status}`],
   ];
   return el(

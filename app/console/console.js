@@ -1,6 +1,6 @@
 // The console: the list beside the chat, and what is in the address bar.
 
-import { copy, el, iconButton } from "./dom.js";
+import { el, iconButton, visible } from "./dom.js";
 import { enter } from "./door.js";
 import { forget } from "./key.js";
 import { List } from "./list.js";
@@ -118,7 +118,7 @@ function name(conversation, id = conversation?.id ?? null) {
   if (conversation && current?.id !== id) return;
   if (conversation) current = conversation;
   more.hidden = !conversation;
-  title.textContent = conversation ? shelf.nameOf(conversation) : current ? "" : SAY.newConversation;
+  title.textContent = conversation ? visible(shelf.nameOf(conversation)) : current ? "" : SAY.newConversation;
   document.title = [title.textContent, SAY.name].filter(Boolean).join(" · ");
 }
 

@@ -1,10 +1,10 @@
 // What can be done to a conversation: from the list, or where it is open.
 
 import { copy } from "./dom.js";
-import { conversationMarkdown } from "./markdown.js";
 import { askLine, openMenu } from "./menu.js";
 import { SAY } from "./strings.js";
 import { toast } from "./toast.js";
+import { conversationMarkdown } from "./whole.js";
 
 const TITLE_LIMIT = 500;
 

@@ -1,6 +1,6 @@
 // The list on the page: of all its rows only those that are seen, and a few around them.
 
-import { el, iconButton } from "./dom.js";
+import { el, iconButton, visible } from "./dom.js";
 import { SAY, sayDay } from "./strings.js";
 
 const AROUND = 6;
@@ -104,7 +104,7 @@ export class List {
     if (row.day) return shown;
     this.shelf.lookUp(row.conversation);
     shown.conversation = row.conversation;
-    const name = this.shelf.nameOf(row.conversation) || (row.conversation.message_count ? SAY.untitled : SAY.empty);
+    const name = visible(this.shelf.nameOf(row.conversation)) || (row.conversation.message_count ? SAY.untitled : SAY.empty);
     if (shown.link.textContent !== name) shown.link.textContent = shown.link.title = name;
     shown.more.ariaLabel = SAY.moreFor(name);
     return shown;

@@ -1,6 +1,6 @@
-// What messages say, as text and as Markdown.
+// What messages say, as text.
 
-import { SAY, sayMoment } from "./strings.js";
+import { SAY } from "./strings.js";
 
 /** The words of a message; what is no text is named. */
 export function textOf({ content }) {
@@ -20,19 +20,4 @@ export function callsOf({ tool_calls, function_calls }) {
       arguments: typeof given === "string" ? given : JSON.stringify(given),
     };
   });
-}
-
-/** A whole conversation. */
-export async function conversationMarkdown(api, { id, title }) {
-  const parts = title ? [`# ${title}`] : [];
-  for (let after = 0; after !== null;) {
-    const page = await api.get(`/v1/conversations/${id}/messages`, { after, limit: 1000 });
-    for (const message of page.data) {
-      parts.push(`## ${message.name || SAY[message.role]}, ${sayMoment(message.created_at)}`);
-      if (textOf(message)) parts.push(textOf(message));
-      for (const call of callsOf(message)) parts.push(`\`\`\`\n${call.name}(${call.arguments})\n\`\`\``);
-    }
-    after = page.has_more ? page.next_cursor : null;
-  }
-  return `${parts.join("\n\n")}\n`;
 }

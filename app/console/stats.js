@@ -1,6 +1,6 @@
 // The panel of what is counted of one conversation.
 
-import { el } from "./dom.js";
+import { el, visible } from "./dom.js";
 import { FIGURES, sayCount, sayDuration, sayMoment } from "./figures.js";
 import { SAY, sayProblem } from "./strings.js";
 
@@ -16,7 +16,7 @@ export async function showStats(api, { id, title }) {
   const leave = new AbortController();
   const dialog = el(
     "dialog", { class: "ask figures", ariaLabel: FIGURES.figures },
-    el("h2", {}, FIGURES.figures), title ? el("p", { class: "of" }, title) : null, inside,
+    el("h2", {}, FIGURES.figures), title ? el("p", { class: "of" }, visible(title)) : null, inside,
     el("form", { method: "dialog" }, el("button", { class: "framed" }, FIGURES.close)),
   );
   const closed = new Promise((resolve) => dialog.addEventListener("close", resolve));

@@ -1,7 +1,8 @@
 // The messages on the screen: as few as it takes, and what is looked at does not move when others come or go.
 
-import { el } from "./dom.js";
+import { el, visible } from "./dom.js";
 import { blocksOf, buildBlock, dayOf } from "./blocks.js";
+import { SAY } from "./strings.js";
 
 const NODES_LIMIT = 800;
 const AHEAD = 1.5; // screens
@@ -12,7 +13,7 @@ export class Transcript {
   constructor(scroller, actions) {
     this.scroller = scroller;
     this.actions = actions;
-    this.list = el("ol", { class: "messages" });
+    this.list = el("ol", { class: "messages", data: { empty: SAY.welcome } });
     this.shown = new Map();
     this.isAtEnd = true;
     scroller.replaceChildren(this.list);
@@ -42,10 +43,11 @@ export class Transcript {
   /** Shows more of the reply that is being made. */
   say(live) {
     const text = live && this.shown.get(live.seq)?.element.querySelector(".live");
-    if (!text || text.textContent === live.text) return;
+    const said = text && visible(live.text);
+    if (!text || text.textContent === said) return;
     this.#see();
-    if (live.text.startsWith(text.textContent)) text.append(live.text.slice(text.textContent.length));
-    else text.textContent = live.text;
+    if (said.startsWith(text.textContent)) text.append(said.slice(text.textContent.length));
+    else text.textContent = said;
     text.normalize();
     this.#stay();
   }

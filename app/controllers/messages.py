@@ -130,7 +130,7 @@ class MessageController(Controller):
             return answer_json(await reader.list_messages(caller.owner.id, parsed_id, listing))
         async with database.connection() as connection:
             page = await messages.list_messages(connection, caller.owner.id, parsed_id, listing)
-        return answer(replace(page, data=await render_messages(page.data)))
+        return answer(replace(page, data=await render_messages(caller.owner.id, page.data)))
 
     @delete(
         status_code=200,
@@ -221,7 +221,7 @@ class MessageController(Controller):
         parsed_id = read_conversation_id(conversation_id)
         async with database.connection() as connection:
             message = await messages.get_message(connection, caller.owner.id, parsed_id, message_id)
-        return answer(message if query.format == "native" else (await render_messages([message]))[0])
+        return answer(message if query.format == "native" else (await render_messages(caller.owner.id, [message]))[0])
 
     @patch(
         "/{message_id:str}",
