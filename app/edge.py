@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from time import perf_counter
+from typing import cast
 from uuid import UUID
 
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Send
 
 from app.auth import Caller
 from app.errors import NotFound, Unavailable
+from app.exchanges import Respond
 from app.logs import REQUEST_ID, LineLogger, log_broken
 from app.openai_errors import render_of
 from app.problems import Answer, InternalError, request_id_of
@@ -39,37 +41,55 @@ class Edge:
         begun_at = perf_counter()
         request_id = request_id_of(scope)
         token = REQUEST_ID.set(request_id)
-        status, size = 0, 0
-
-        async def send_marked(message: Message) -> None:
-            nonlocal status, size
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                marks = [(b"x-request-id", request_id.encode())]
-                if self._drain.is_draining:
-                    marks.append((b"connection", b"close"))
-                message["headers"] = [*message["headers"], *marks]
-            elif message["type"] == "http.response.body":
-                size += len(message["body"])
-            await send(message)
-
+        answer = _Outgoing(send, self._drain, request_id, cast("Respond | None", scope["state"].get("respond")))
+        scope["state"]["respond"] = answer.respond
         try:
             if len(scope["raw_path"]) > PATH_LIMIT_BYTES:
-                await _send(render_of(scope)(NotFound(), request_id), send_marked)
+                await _send(render_of(scope)(NotFound(), request_id), answer.send)
             else:
-                await self._app(scope, receive, send_marked)
+                await self._app(scope, receive, answer.send)
         except asyncio.CancelledError:  # the server stops
-            if status:
+            if answer.status:
                 raise
-            await _send(render_of(scope)(Unavailable(), request_id), send_marked)
+            await _send(render_of(scope)(Unavailable(), request_id), answer.send)
         except Exception as error:  # noqa: BLE001  # whatever it was, its words stay here
             log_broken(_logger, error.__cause__ or error)
-            if status:
+            if answer.status:
                 raise RuntimeError("the answer broke off") from None  # so that the server closes the connection
-            await _send(render_of(scope)(InternalError(), request_id), send_marked)
+            await _send(render_of(scope)(InternalError(), request_id), answer.send)
         finally:
-            _log(scope, status, size, perf_counter() - begun_at)
+            _log(scope, answer.status, answer.size, perf_counter() - begun_at)
             REQUEST_ID.reset(token)
+
+
+class _Outgoing:
+    """An answer on its way out: it gets what all answers have, and is measured."""
+
+    __slots__ = ("_drain", "_request_id", "_respond", "_send", "size", "status")
+
+    def __init__(self, send: Send, drain: Drain, request_id: str, respond: Respond | None) -> None:
+        self._send, self._drain, self._request_id, self._respond = send, drain, request_id, respond
+        self.status = self.size = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            marks = [(b"x-request-id", self._request_id.encode())]
+            if self._drain.is_draining:
+                marks.append((b"connection", b"close"))
+            message["headers"] = [*message["headers"], *marks]
+        elif message["type"] == "http.response.body":
+            self.size += len(message["body"])
+        await self._send(message)
+
+    def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        if self._respond is None or self._drain.is_draining:
+            return False
+        headers.append((b"x-request-id", self._request_id.encode()))
+        if not self._respond(status, headers, body):
+            return False
+        self.status, self.size = status, len(body)
+        return True
 
 
 async def _send(answer: Answer, send: Send) -> None:

@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.response import Stream
 from litestar.types import Receive, Scope, Send
+from litestar.types.asgi_types import HTTPResponseStartEvent
 from msgspec import Struct
 
 from app import sse
@@ -20,6 +21,9 @@ from app.payloads import parse_query, read
 
 T = TypeVar("T")
 UserT = TypeVar("UserT")
+
+Respond: TypeAlias = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
+"""Sends status, headers and body at once, past ASGI's messages; False: they are to go by those."""
 
 _NO_CONTENT = {204, 304}
 _encode = msgspec.json.Encoder().encode
@@ -53,20 +57,30 @@ class BytesResponse(Response[bytes]):
 
     def __init__(self, content: bytes, status: int, media_type: str | None, headers: Mapping[str, str] | None) -> None:
         self.content, self.status_code, self.media_type = content, status, media_type
+        self.status = status
         self.headers = dict(headers or {})
 
     def to_asgi_response(self, **_options: object) -> "BytesResponse":  # type: ignore[override]  # any ASGI application will do
         """Itself."""
         return self
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Sends it."""
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """All its headers, as they go out."""
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
         if self.status_code not in _NO_CONTENT:
             if self.media_type is not None:
                 headers.append((b"content-type", self.media_type.encode()))
             headers.append((b"content-length", b"%d" % len(self.content)))
-        await send({"type": "http.response.start", "status": self.status_code or 200, "headers": headers})
+        return headers
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Sends it."""
+        start: HTTPResponseStartEvent = {
+            "type": "http.response.start",
+            "status": self.status,
+            "headers": self.raw_headers(),
+        }
+        await send(start)
         await send({"type": "http.response.body", "body": self.content, "more_body": False})
 
 

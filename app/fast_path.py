@@ -6,6 +6,7 @@ The handler, and what stands around it (deadline, credentials, errors, log), is 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from typing import cast
 
 from litestar import Request
 from litestar.datastructures import State
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from app.auth import Authentication
 from app.deadlines import Deadline
-from app.exchanges import ApiRequest, BytesResponse
+from app.exchanges import ApiRequest, BytesResponse, Respond
 from app.headers import raw_header_values
 from app.openai_errors import answer_as_asked
 
@@ -109,7 +110,9 @@ class FastPath:
             asgi_response = answer_as_asked(asked, error).to_asgi_response(app=None, request=asked)
             await asgi_response(scope, receive, send)
             return
-        await response(scope, receive, send)
+        respond = cast("Respond | None", scope["state"].get("respond"))
+        if respond is None or not respond(response.status, response.raw_headers(), response.content):
+            await response(scope, receive, send)
 
 
 def _has_plain_host(scope: HTTPScope) -> bool:

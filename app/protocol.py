@@ -11,12 +11,14 @@ import struct
 import termios
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
+from itertools import chain
 from typing import cast
 
 from httptools import HttpParserError
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.errors import DomainError, InvalidInput, RequestTimeout, Unavailable
@@ -59,6 +61,11 @@ class _Transport:
             self._protocol.loop.call_soon(self._write_head)
         else:
             self._transport.write(data)
+
+    def write_whole(self, data: bytes) -> None:
+        """Writes what is a head and its body."""
+        self._write_head()
+        self._transport.write(data)
 
     def _write_head(self) -> None:
         """Alone, when nothing has followed it at once."""
@@ -152,7 +159,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Starts the request. Raises HttpParserError, which ends the parsing."""
-        head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        head_bytes = len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
         if head_bytes > self.settings.head_limit_bytes:
             self._flaw = HeadTooLarge()
             raise HttpParserError
@@ -160,9 +167,27 @@ class LimitedProtocol(HttpToolsProtocol):
             self._flaw = InvalidInput(detail="there is nothing here to upgrade to")
             raise HttpParserError  # the parser would take the body for the next request
         super().on_headers_complete()
+        self.scope["state"]["respond"] = partial(self._respond, self.cycle)
         self._unparsed_bytes = 0
         self._is_between = False
         self._disarm()
+
+    def _respond(
+        self, cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> bool:
+        """Sends a whole answer with its content-length at once; False: it is to go the way of all others."""
+        if cycle.disconnected or cycle.response_started or self.flow.write_paused or not cycle.keep_alive:
+            return False
+        parts = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        self._lingering.write_whole(b"".join(parts))
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
 
     def on_body(self, body: bytes) -> None:
         """Passes a piece of the body on."""

@@ -152,24 +152,7 @@ def _filter_attribute(tag: str, name: str, value: str) -> str | None:
 
 
 _SANITISER = nh3.Cleaner(
-    tags={
-        *_DIRECTED,
-        "li",
-        "pre",
-        "thead",
-        "tbody",
-        "tr",
-        "td",
-        "th",
-        "br",
-        "hr",
-        "code",
-        "em",
-        "strong",
-        "s",
-        "a",
-        "span",
-    },
+    tags={*_DIRECTED, *_PARTS, "pre", "br", "hr", "code", "em", "strong", "s", "a", "span"},
     clean_content_tags=set(),
     attributes={"*": set(), "a": {"href"}, "code": {"class"}, "ol": {"start"}},
     attribute_filter=_filter_attribute,

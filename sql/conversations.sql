@@ -175,14 +175,13 @@ LIMIT :page_size;
 -- )
 -- As list_conversations for each of several pages at once, without a filter. The rows name the
 -- pages by their places, from 1, in no order. What is sorted ends with the minute of the last row,
--- which the index gives: PostgreSQL 15 would sort an owner's whole list.
+-- which the index gives: PostgreSQL 15 would sort an owner's whole list. No tags are NULL.
 SELECT
-    asked.place,
     page.id,
     page.key,
     page.title,
     page.metadata,
-    page.tags,
+    nullif(page.tags, '{}') AS tags,
     page.pinned_at,
     page.archived_at,
     page.forked_from,
@@ -191,7 +190,8 @@ SELECT
     page.revision,
     page.message_count,
     page.created_at,
-    page.updated_at
+    page.updated_at,
+    asked.place
 FROM
     unnest(
         :owner_ids::uuid[], :before_active_ats::timestamptz[], :before_updated_ats::timestamptz[],

@@ -35,7 +35,9 @@ _ATTEMPTS = 5
 _NO_METADATA = b"{}"
 
 
-class _Row(Struct, frozen=True):
+class ConversationRow(Struct, frozen=True):
+    """A conversation as its table has it."""
+
     id: UUID
     key: str | None
     title: str | None
@@ -52,7 +54,7 @@ class _Row(Struct, frozen=True):
     updated_at: datetime
 
 
-class _ListRow(_Row, frozen=True):
+class _ListRow(ConversationRow, frozen=True):
     place: int
     is_match: bool
 
@@ -79,8 +81,8 @@ class _Head(Struct, frozen=True):
 
 _CREATE = Query("create_conversation", _Created)
 _FIND_CONFLICT = Query("find_conversation_conflict", _Conflict)
-_GET = Query("get_conversation", _Row)
-_GET_BY_KEY = Query("get_conversation_by_key", _Row)
+_GET = Query("get_conversation", ConversationRow)
+_GET_BY_KEY = Query("get_conversation_by_key", ConversationRow)
 _LIST = Query("list_conversations", _ListRow)
 _LIST_ARCHIVED = Query("list_archived_conversations", _ListRow)
 _LOCK = Query("lock_conversation", _Head)
@@ -104,7 +106,7 @@ class ConversationPlan(Struct, kw_only=True, frozen=True):
     """Of the request, when an Idempotency-Key made the id."""
 
 
-def _conversation(row: _Row, user_id: str) -> Conversation:
+def _conversation(row: ConversationRow, user_id: str) -> Conversation:
     forked_from = None
     if row.forked_from is not None and row.forked_from_seq is not None:
         forked_from = ForkedFrom(conversation_id=str(row.forked_from), seq=row.forked_from_seq)

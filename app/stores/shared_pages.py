@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 from app.identifiers import LAST_SEQ_LIMIT, MessageIds, Owner
 from app.pages import FRONT, Page, Position, decode_cursor, encode_cursor
 from app.queries import Conn, Query
+from app.stores.conversations import ConversationRow
 from app.wire.conversations import Conversation, ConversationListing, ForkedFrom
 from app.wire.messages import Message, MessageListing
 
@@ -29,6 +30,7 @@ _OPENING = b'{"data":['
 _NOTHING: list[Message] = []
 _VERSION = slice(1, 5)
 _CLIENT_ID, _SEQ = 6, 7
+_ID, _TAGS, _UPDATED_AT = 0, 4, -2
 _encode = msgspec.json.Encoder().encode
 
 
@@ -117,22 +119,9 @@ class _MessageRow(Struct, frozen=True):
     updated_at: datetime | None
 
 
-class _ConversationRow(Struct, frozen=True):
+class _ConversationRow(ConversationRow, frozen=True):
+    tags: list[str] | None  # type: ignore[assignment]  # an empty array takes the driver its time
     place: int
-    id: UUID
-    key: str | None
-    title: str | None
-    metadata: Raw
-    tags: list[str]
-    pinned_at: datetime | None
-    archived_at: datetime | None
-    forked_from: UUID | None
-    forked_from_seq: int | None
-    last_seq: int
-    revision: int
-    message_count: int
-    created_at: datetime
-    updated_at: datetime
 
 
 _LIST_MESSAGES = Query("list_message_pages", _MessageRow)
@@ -258,7 +247,7 @@ async def list_conversations(connection: Conn, requests: list[ConversationPageRe
     )
     return [
         _conversation_page(request, rows)
-        for request, rows in zip(requests, _by_place(records, len(requests)), strict=True)
+        for request, rows in zip(requests, _by_place(records, len(requests), -1), strict=True)
     ]
 
 
@@ -268,10 +257,15 @@ def position_of(listing: ConversationListing) -> Position:
 
 
 def _conversation_page(request: ConversationPageRequest, rows: list[Record]) -> bytes:
-    rows.sort(key=lambda row: (row["updated_at"], row["id"]), reverse=True)
+    rows.sort(key=itemgetter(_UPDATED_AT, _ID), reverse=True)
     page = rows[: request.limit]
     user_id = request.owner.user_id
-    data = [_conversation_line(str(row[1]), user_id, *row[2:8], _forked_from(row), *row[10:]) for row in page]
+    data = [
+        _conversation_line(
+            str(row[_ID]), user_id, *row[1:4], row[_TAGS] or [], *row[5:7], _forked_from(row), *row[9:-1]
+        )
+        for row in page
+    ]
     cursor = encode_cursor(Position(page[-1]["updated_at"], page[-1]["id"])) if len(rows) > request.limit else None
     return _encode(Page(data=data, has_more=cursor is not None, next_cursor=cursor))
 
@@ -282,8 +276,8 @@ def _forked_from(row: Record) -> ForkedFrom | None:
     return ForkedFrom(conversation_id=str(row["forked_from"]), seq=row["forked_from_seq"])
 
 
-def _by_place(records: Iterable[Record], count: int) -> list[list[Record]]:
+def _by_place(records: Iterable[Record], count: int, column: int = 0) -> list[list[Record]]:
     rows: list[list[Record]] = [[] for _ in range(count)]
     for record in records:
-        rows[record[0] - 1].append(record)
+        rows[record[column] - 1].append(record)
     return rows
