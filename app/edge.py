@@ -41,7 +41,8 @@ class Edge:
         begun_at = perf_counter()
         request_id = request_id_of(scope)
         token = REQUEST_ID.set(request_id)
-        answer = _Outgoing(send, self._drain, request_id, cast("Respond | None", scope["state"].get("respond")))
+        respond = cast("Respond | None", scope["state"].pop("respond", None))
+        answer = _Outgoing(send, self._drain, request_id, respond)
         scope["state"]["respond"] = answer.respond
         try:
             if len(scope["raw_path"]) > PATH_LIMIT_BYTES:
@@ -60,6 +61,7 @@ class Edge:
         finally:
             _log(scope, answer.status, answer.size, perf_counter() - begun_at)
             REQUEST_ID.reset(token)
+            del scope["state"]["respond"]  # a cycle, which would wait for the garbage collector
 
 
 class _Outgoing:

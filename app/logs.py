@@ -4,8 +4,9 @@ import logging
 import sys
 import time
 import traceback
+from asyncio import get_running_loop
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TextIO, cast
@@ -72,10 +73,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineLogger:
-    """Writes lines of one kind, as JsonFormatter would; what logging does around each costs more than the line."""
+    """Writes lines of one kind, as JsonFormatter would; what logging does around each costs more than the line.
+
+    What comes in one turn of the event loop is written at its end, by one system call.
+    """
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self._lines: list[bytes] = []
 
     def info(self, message: str, fields: dict[str, object]) -> None:
         """One line, if the level is logged."""
@@ -84,12 +89,19 @@ class LineLogger:
         handlers = self._logger.root.handlers
         if len(handlers) == 1 and isinstance(handlers[0].formatter, JsonFormatter) and not self._logger.handlers:
             handler = cast("logging.StreamHandler[TextIO]", handlers[0])
-            line = _line(time.time(), "info", self._logger.name, message) | fields
-            with suppress(OSError, ValueError):  # a reader of the log that left
-                handler.stream.write(_encode(line).decode() + "\n")
-                handler.stream.flush()
+            line = _line(time.time(), "info", self._logger.name, message)
+            line.update(fields)
+            if not self._lines:
+                get_running_loop().call_soon(self._write, handler.stream, context=Context())
+            self._lines.append(_encode(line))
         else:
             self._logger.info(message, extra={"fields": fields})
+
+    def _write(self, stream: TextIO) -> None:
+        lines, self._lines = b"\n".join([*self._lines, b""]), []
+        with suppress(OSError, ValueError):  # a reader of the log that left
+            stream.write(lines.decode())
+            stream.flush()
 
 
 def configure_logs(level: str) -> None:
