@@ -138,6 +138,7 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector(
         state = {"probe": probe, "respond": lambda *answer: sent.append((probe, answer)) or True}
         scope = {"type": "http", "method": "GET", "path": "/v1/conversations", "raw_path": b"/v1/conversations"}
         scope |= {"query_string": query, "headers": headers, "http_version": "1.1", "scheme": "http", "root_path": ""}
+        scope["state"] = state
 
         async def send(message: object) -> None:
             sent.append((probe, scope, message))
@@ -145,7 +146,7 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector(
         async def receive() -> dict[str, object]:
             return {"type": "http.request", "body": b"", "more_body": False, "of": scope}
 
-        await app({**scope, "state": state}, receive, send)
+        await app(scope, receive, send)
 
     gc.disable()
     try:
