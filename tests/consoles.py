@@ -75,8 +75,12 @@ def rows(page: Page) -> Locator:
     return page.locator(".row > a")
 
 
+def field(page: Page) -> Locator:
+    return page.get_by_label("Message", exact=True)
+
+
 async def say(page: Page, text: str) -> None:
-    await page.get_by_label("Message", exact=True).fill(text)
+    await field(page).fill(text)
     await page.keyboard.press("Enter")
 
 

@@ -3,6 +3,7 @@
 const PATIENCE_MS = 20_000;
 const LONGEST_PAUSE_MS = 8_000;
 const PASSING = new Set(["offline", "unavailable"]);
+const PASSING_STATUSES = new Set([408, 425, 429]);
 
 /** Why a request failed: `name` as in urn:verbatim:problem:<name>; `offline` where nobody answered. */
 export class Problem extends Error {
@@ -14,6 +15,11 @@ export class Problem extends Error {
   /** Whether the same request may do better later. */
   get isPassing() {
     return PASSING.has(this.name);
+  }
+
+  /** Whether asking again in a while is worth it, though the same answer may come many times. */
+  get mayPass() {
+    return this.isPassing || this.status >= 500 || PASSING_STATUSES.has(this.status);
   }
 }
 

@@ -6,12 +6,12 @@ import { SAY } from "./strings.js";
 const isTouched = matchMedia("(pointer: coarse)");
 
 export class Composer {
-  /** `onSend(text, edited)`, edited the message in whose place it is said; `onStop()`; `onEditLast()`. */
-  constructor({ onSend, onStop, onEditLast }) {
-    this.onSend = onSend;
+  /** `onSend(text, edited)`, edited the message in whose place it is said; `onWrite(text, edited)`; `onStop()`; `onEditLast()`. */
+  constructor({ onSend, onWrite, onStop, onEditLast }) {
+    Object.assign(this, { onSend, onWrite });
     this.edited = null;
     this.field = el("textarea", {
-      rows: 1, placeholder: SAY.say, ariaLabel: SAY.message, oninput: () => this.#fit(),
+      rows: 1, placeholder: SAY.say, ariaLabel: SAY.message, oninput: () => this.#changed(),
       onkeydown: (event) => this.#onKey(event, onStop, onEditLast),
     });
     this.send = iconButton("send main", SAY.send, undefined, { type: "submit" });
@@ -33,29 +33,30 @@ export class Composer {
     this.send.hidden = isBusy;
   }
 
-  /** Takes a message to be said otherwise; null: none. */
-  edit(message, text = "") {
-    this.edited = message;
-    this.note.hidden = !message;
-    this.write(text);
+  /** Has a text to be said, in place of a message or of none. */
+  put(text, edited = null) {
+    this.edited = edited;
+    this.note.hidden = !edited?.seq;
+    this.field.value = text;
+    this.#changed();
   }
 
-  write(text) {
-    this.field.value = text;
-    this.#fit();
+  /** Takes a message to be said otherwise; null: none. */
+  edit(message, text = "") {
+    this.put(text, message);
     this.field.focus();
   }
 
   /** Gives back what could not be sent, unless there is something else by now. */
   giveBack(text, edited) {
-    if (!this.field.value) this.edit(edited, text);
+    if (!this.field.value) this.put(text, edited);
   }
 
   #say() {
     const text = this.field.value;
     if (!text.trim() || this.send.hidden) return;
     const { edited } = this;
-    this.edit(null);
+    this.put("");
     this.onSend(text, edited);
   }
 
@@ -71,6 +72,11 @@ export class Composer {
       if (this.edited) this.edit(null);
       else if (!this.stop.hidden) onStop();
     }
+  }
+
+  #changed() {
+    this.#fit();
+    this.onWrite(this.field.value, this.edited);
   }
 
   #fit() {

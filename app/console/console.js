@@ -45,6 +45,7 @@ document.body.append(side, page, shade);
 showShelf(false, firstPage);
 onpopstate = () => show(idOf(location.pathname));
 show(idOf(location.pathname));
+if (document.activeElement === document.body) write();
 
 // The list
 
@@ -95,9 +96,15 @@ function idOf(path) {
   return /^\/c\/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/.exec(path)?.[1] ?? null;
 }
 
-function open(id) {
+/** Opens a conversation; who came by the keyboard stays where they are. */
+function open(id, isPointed = true) {
   go(id);
   show(id);
+  if (isPointed) write();
+}
+
+function write() {
+  if (matchMedia("(pointer: fine)").matches) chat.focus();
 }
 
 function go(id, conversation) {
@@ -123,12 +130,23 @@ function name(conversation, id = conversation?.id ?? null) {
 }
 
 function showList(isOpen) {
+  const wasOpen = page.inert;
   document.body.classList.toggle("listing", isOpen);
   page.inert = isOpen;
   if (isOpen) list.search.focus();
-  else if (matchMedia("(pointer: fine)").matches) chat.focus();
+  else if (wasOpen) opener.focus();
 }
 
+/** A tab that a link opens by itself would not have the key. */
+function openTab(event) {
+  const link = event.target.closest?.("a[href^='/']");
+  if (!link || !(event.ctrlKey || event.metaKey || event.shiftKey || event.button === 1)) return;
+  event.preventDefault();
+  window.open(link.href, "_blank");
+}
+
+addEventListener("click", openTab);
+addEventListener("auxclick", openTab);
 addEventListener("keydown", (event) => {
   if (event.altKey && event.code === "KeyN") open(null);
   else if ((event.ctrlKey || event.metaKey) && event.code === "KeyK") showList(matchMedia("(max-width: 48rem)").matches), list.search.focus();

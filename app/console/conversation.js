@@ -51,7 +51,7 @@ export class Conversation {
   /** Begins with the version that was found, so that nothing is missed between the list and the events. */
   async #attach({ id, last_seq, revision }) {
     this.id = id;
-    this.#lastSeq = last_seq;
+    this.#lastSeq = last_seq; // the last that was read or told of: what is sent in place of others names it
     this.history = new History(this.api, id, this.#life.signal);
     if (last_seq) await this.history.newest();
     this.#settle();
@@ -65,16 +65,15 @@ export class Conversation {
 
   // What a person does
 
-  /** Says something, in place of an edited message and all behind it if there is one, and asks for a reply. */
-  async say(text, edited) {
+  /** Says a message, in place of all from a seq on if there is one, and asks for a reply. */
+  async say(message, fromSeq) {
     const leave = new AbortController();
-    const message = { role: "user", content: text, client_id: newName() };
     this.pending = { ...message, status: "sending", leave };
     this.onChange();
     try {
-      if (!this.id) await this.#make(text, leave.signal);
+      if (!this.id) await this.#make(message.content, leave.signal);
       const body = { messages: [message] };
-      await (edited ? this.#replace(edited.seq, body, leave.signal) : this.#ask(body, leave.signal));
+      await (fromSeq ? this.#replace(fromSeq, body, leave.signal) : this.#ask(body, leave.signal));
     } finally {
       this.pending = null;
       if (!this.isClosed) this.onChange();
@@ -109,7 +108,11 @@ export class Conversation {
   async #replace(seq, body, signal) {
     const headers = { "If-Match": `"${this.#lastSeq}"` };
     const { revision } = await this.#insist(
-      () => this.api.ask("DELETE", `${this.#home}/messages`, { query: { from_seq: seq }, headers }), signal);
+      () => this.api.ask("DELETE", `${this.#home}/messages`, { query: { from_seq: seq }, headers }), signal,
+    ).catch(async (problem) => {
+      if (problem.status === 412) await this.#load(this.#again());
+      throw problem;
+    });
     await this.#load(this.history.drop(seq));
     try {
       await this.#ask(body, signal);
@@ -134,8 +137,11 @@ export class Conversation {
     if (signal.aborted && !this.isClosed) await this.stop();
   }
 
-  #insist(work, signal = this.#life.signal) {
-    return this.api.insist(work, { signal, onPause: () => this.#onState("away") });
+  async #insist(work, signal = this.#life.signal) {
+    let isLost = false;
+    const done = await this.api.insist(work, { signal, onPause: () => { isLost = true; this.#onState("away"); } });
+    if (isLost) this.#onState("live");
+    return done;
   }
 
   // What happens
@@ -176,7 +182,15 @@ export class Conversation {
   #onState(state) {
     this.isAway = state === "away";
     this.onChange();
-    if (state === "missed") this.#load(this.history.newest());
+    if (state === "anew") this.#load(this.#again());
+  }
+
+  /** Reads where it stands, whatever was known of it. */
+  async #again() {
+    this.#lastSeq = 0;
+    const { last_seq } = await this.#insist(() => this.api.get(this.#home, {}, this.#life.signal));
+    await this.history.newest();
+    this.#lastSeq = Math.max(this.#lastSeq, last_seq);
   }
 
   async #load(done) {
@@ -191,6 +205,7 @@ export class Conversation {
   /** Where the run has the newest message, that says whether a reply is being made. */
   #settle() {
     const last = this.history.messages.at(-1);
+    this.#lastSeq = Math.max(this.#lastSeq, this.history.lastSeq);
     if (!this.history.hasNewer) {
       this.reply = last?.role === "assistant" && last.status === "in_progress" ? { id: last.id, seq: last.seq } : null;
     }

@@ -1,4 +1,4 @@
-// Lets a person in: by the key that is found, else as whoever stands before the service says, else by a key that is asked for.
+// Lets a person in: by the key of the link or of the tab, else as whoever stands before the service says, else by a key that is asked for.
 
 import { Api } from "./api.js";
 import { el } from "./dom.js";
@@ -9,48 +9,35 @@ const BASE = new URL("..", import.meta.url).href;
 
 /** The API, for a key by which `look(api)` succeeds, and what that found. */
 export async function enter(look) {
-  for (let given = (await keys.find()) ?? { key: "", user: "" }; ;) {
+  for (let given = (await find()) ?? { key: "", user: "" }; ;) {
     const api = new Api(BASE, given.key, given.user);
     try {
-      const found = await api.insist(() => look(api), { onPause: (pause) => wait(sayProblem(pause)) });
+      const found = await api.insist(() => look(api), { onPause: (pause) => show(waiting(pause)) });
       document.querySelector(".door")?.remove();
       return [api, found];
     } catch (problem) {
-      given = await ask(given, problem);
+      given = await (await import("./who.js")).askKey(show, given, problem);
+      keys.hold(given.key, given.user);
     }
   }
+}
+
+/** The key of the link, or the one that is here already; where they differ, whoever asks says which. */
+async function find() {
+  const here = keys.held();
+  const given = keys.given();
+  if (!given) return here;
+  const isSame = here?.key === given.key && (!given.user || given.user === here.user);
+  if (isSame || (here && !(await (await import("./who.js")).isReplaced(show)))) return here;
+  keys.hold(given.key, given.user);
+  return given;
+}
+
+function waiting(pause) {
+  return el("p", { role: "status" }, `${sayProblem(pause)} ${SAY.waiting}`);
 }
 
 function show(...children) {
   document.querySelector(".door")?.remove();
   document.body.append(el("main", { class: "door" }, ...children));
-}
-
-function wait(text) {
-  show(el("p", { role: "status" }, `${text} ${SAY.waiting}`));
-}
-
-function ask(given, problem) {
-  const needsUser = problem.name === "user-required" || Boolean(given.user);
-  const key = el("input", { type: "password", name: "key", required: true, autocomplete: "off", value: given.key });
-  const user = el("input", { name: "user", required: true, autocomplete: "off", value: given.user });
-  const refused = given.key && problem.name !== "user-required" ? sayProblem(problem) : "";
-  return new Promise((resolve) => {
-    const onsubmit = (event) => {
-      event.preventDefault();
-      const made = { key: key.value.trim(), user: needsUser ? user.value.trim() : "" };
-      keys.hold(made.key, made.user);
-      resolve(made);
-    };
-    show(el(
-      "form", { onsubmit },
-      el("h1", {}, SAY.keyTitle), el("p", {}, SAY.keyHelp),
-      el("label", {}, SAY.key, key),
-      needsUser ? el("p", {}, SAY.userHelp) : null,
-      needsUser ? el("label", {}, SAY.userName, user) : null,
-      el("p", { class: "trouble", role: "alert" }, refused),
-      el("button", { class: "main" }, SAY.enter),
-    ));
-    (needsUser ? user : key).focus();
-  });
 }

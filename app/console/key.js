@@ -1,20 +1,20 @@
-// The key of this tab: it comes in the fragment, by hand, or from another tab, and stays in session storage.
+// The key of this tab: it comes in the fragment or by hand, and stays in session storage.
 
-const PLACE = "verbatim.key";
-const HAND_OVER_MS = 150;
-const others = new BroadcastChannel("verbatim.key");
+const PREFIX = "verbatim.";
+const PLACE = `${PREFIX}key`;
+const others = new BroadcastChannel(PLACE);
 
-others.onmessage = ({ data }) => {
-  if (data === "who?" && held()) others.postMessage(held());
-  if (data === "forget") forgetHere();
-};
+others.onmessage = ({ data }) => data === "forget" && forgetHere();
 
 /** What the tab holds: `{key, user}`, or null. */
 export function held() {
   return JSON.parse(sessionStorage.getItem(PLACE));
 }
 
+/** Takes a key; what was written with another one goes with that. */
 export function hold(key, user = "") {
+  const before = held();
+  if (before && (before.key !== key || before.user !== user)) clear();
   sessionStorage.setItem(PLACE, JSON.stringify({ key, user }));
 }
 
@@ -25,34 +25,20 @@ export function forget() {
 }
 
 function forgetHere() {
-  sessionStorage.removeItem(PLACE);
+  clear();
   location.reload();
 }
 
-/** `{key, user}` from the fragment, which is dropped, else from this tab, else from another; null: there is none. */
-export async function find() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  if (given.get("key")) {
-    hold(given.get("key"), given.get("user") ?? "");
-    history.replaceState(history.state, "", location.pathname + location.search);
-  }
-  return held() ?? (await handedOver());
+function clear() {
+  for (const name of Object.keys(sessionStorage)) if (name.startsWith(PREFIX)) sessionStorage.removeItem(name);
 }
 
-function handedOver() {
-  return new Promise((resolve) => {
-    const take = ({ data }) => {
-      if (!data?.key) return;
-      others.removeEventListener("message", take); // the first answer counts
-      hold(data.key, data.user);
-      resolve(data);
-    };
-    others.addEventListener("message", take);
-    others.postMessage("who?");
-    setTimeout(() => { others.removeEventListener("message", take); resolve(held()); }, HAND_OVER_MS);
-  });
+/** `{key, user}` from the fragment, which is dropped; null: it has none. */
+export function given() {
+  const said = new URLSearchParams(location.hash.slice(1));
+  if (!said.get("key")) return null;
+  history.replaceState(history.state, "", location.pathname + location.search);
+  return { key: said.get("key"), user: said.get("user") ?? "" };
 }
 
-addEventListener("hashchange", () => {
-  if (location.hash.startsWith("#key=")) find().then(() => location.reload());
-});
+addEventListener("hashchange", () => location.hash.startsWith("#key=") && location.reload());

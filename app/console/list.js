@@ -8,7 +8,7 @@ const ROW_REM = 2.25;
 const DAY_REM = 2.5;
 
 export class List {
-  /** `onOpen(id)`, `onMenu(button, conversation)`, `onMore()`: the end is near. */
+  /** `onOpen(id, isPointed)`: by a pointer; `onMenu(button, conversation)`, `onMore()`: the end is near. */
   constructor(actions) {
     this.actions = actions;
     this.rows = [];
@@ -126,7 +126,7 @@ export class List {
   #onClick(event, id) {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
-    this.actions.onOpen(id);
+    this.actions.onOpen(id, event.detail > 0);
   }
 
   #onKey(event) {

@@ -10,6 +10,8 @@ export class Shelf {
   hasMore = true;
   isLoading = false;
   #cursor = null;
+  #round = {}; // replaced when the list is read anew: what was asked for before is of the list as it was
+  #read = Promise.resolve(); // over when it is read anew
   #known = new Map(); // by id
   #words = new Map(); // the first words of those without a title, by id
   #due = []; // whose first words are still to be looked up
@@ -46,18 +48,23 @@ export class Shelf {
 
   async more(page) {
     if (this.isLoading || !this.hasMore) return;
+    const round = this.#round;
     this.isLoading = true;
     try {
       page ??= await this.api.insist(() => this.api.get("/v1/conversations", {
         limit: PAGE_SIZE, archived: this.isArchived, after: this.#cursor,
       }, this.#life.signal), { signal: this.#life.signal });
-      page.data.forEach((conversation) => this.#keep(conversation));
-      this.#cursor = page.next_cursor;
-      this.hasMore = page.has_more;
+      if (round === this.#round) this.#take(page);
     } finally {
-      this.isLoading = false;
+      if (round === this.#round) this.isLoading = false;
     }
     this.onChange();
+  }
+
+  #take(page) {
+    page.data.forEach((conversation) => this.#keep(conversation));
+    this.#cursor = page.next_cursor;
+    this.hasMore = page.has_more;
   }
 
   /** Those that are pinned may be far down. */
@@ -87,13 +94,14 @@ export class Shelf {
       signal: this.#life.signal,
       onState: (state) => {
         onState(state);
-        if (state === "missed") this.#anew();
+        if (state === "anew") this.#begin();
       },
-      onEvent: (name, data) => (name === "conversation.updated" ? this.#look(data) : this.#anew()),
+      onEvent: (name, data) => (name === "conversation.updated" ? this.#look(data) : this.#begin()),
     });
   }
 
   async #look({ id, last_seq, revision }) {
+    await this.#read;
     const known = this.#known.get(id);
     if (known?.last_seq === last_seq && known.revision === revision) return;
     try {
@@ -103,15 +111,26 @@ export class Shelf {
     }
   }
 
+  #begin() {
+    this.#read = this.#anew().catch(() => {}); // closed, or no longer let in: the stream ends of it too
+  }
+
   async #anew() {
-    const page = await this.api.insist(() => Shelf.first(this.api, this.isArchived), { signal: this.#life.signal });
-    this.#known.clear();
-    this.hasMore = true;
-    await this.more(page);
+    const round = (this.#round = {});
+    this.isLoading = true;
+    try {
+      const page = await this.api.insist(() => Shelf.first(this.api, this.isArchived), { signal: this.#life.signal });
+      if (round !== this.#round) return;
+      this.#known.clear();
+      this.#take(page);
+    } finally {
+      if (round === this.#round) this.isLoading = false;
+    }
     await this.findPinned();
   }
 
   #keep(conversation) {
+    if (this.#known.get(conversation.id)?.revision > conversation.revision) return; // read before it was changed
     conversation.usedMs = Date.parse(conversation.updated_at);
     conversation.dayMs = new Date(conversation.usedMs).setHours(0, 0, 0, 0);
     if (!conversation.message_count) this.#words.delete(conversation.id);

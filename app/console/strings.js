@@ -15,6 +15,10 @@ export const SAY = {
   enter: "Enter",
   waiting: "Trying again…",
   forgetKey: "Forget the key",
+  otherKeyTitle: "Another key?",
+  otherKeyHelp: "This link brings a key that is not the one of this tab. Whoever made the link may see what is said with it.",
+  keepKey: "Stay with this tab's key",
+  takeKey: "Use the link's key",
 
   // The list
   conversations: "Conversations",

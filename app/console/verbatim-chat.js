@@ -7,9 +7,10 @@
 //
 // It says "verbatim-made" with the conversation that it made, "verbatim-problem" with the Problem that ended one.
 
-import { Api } from "./api.js";
+import { Api, newName } from "./api.js";
 import { Composer } from "./composer.js";
 import { el, iconButton } from "./dom.js";
+import { Drafts, draftOf } from "./drafts.js";
 import { SAY, sayProblem } from "./strings.js";
 
 const LOADING_MS = 200;
@@ -21,11 +22,11 @@ class VerbatimChat extends HTMLElement {
 
   #api = null;
   #own = null; // made of the attributes
-  #conversation = null;
-  #transcript = null;
+  #talk = null;
   #isDue = false;
   #opening = {}; // what was asked for last: {wanted, api}
-  #spoken = { seq: 0, chars: 0 };
+  #opened = null; // what is said before waits for it
+  #drafts = new Drafts("");
 
   constructor() {
     super();
@@ -33,13 +34,15 @@ class VerbatimChat extends HTMLElement {
     this.trouble = el("p", { class: "trouble", role: "alert", hidden: true });
     this.away = el("p", { class: "away", role: "status" });
     this.voice = el("p", { class: "unseen", role: "status" });
-    this.newest = iconButton("newest", SAY.newest, () => this.#toNewest(), { hidden: true });
-    this.again = el("button", { type: "button", class: "framed again", hidden: true }, SAY.askAgain);
-    this.again.onclick = () => this.#try(this.#conversation.askAgain());
+    this.newest = iconButton("newest", SAY.newest, () => this.#talk.toNewest(), { hidden: true });
+    this.again = el(
+      "button", { type: "button", class: "framed again", hidden: true, onclick: () => this.#talk.askAgain() }, SAY.askAgain,
+    );
     this.composer = new Composer({
       onSend: (text, edited) => this.#say(text, edited),
-      onStop: () => this.#try(this.#conversation.stop()),
-      onEditLast: () => this.#editLast(),
+      onWrite: (text, edited) => { this.#drafts.written = text || edited ? draftOf(text, edited) : null; },
+      onStop: () => this.#talk.stop(),
+      onEditLast: () => this.#talk?.editLast(),
     });
     this.attachShadow({ mode: "open" }).append(
       sheet("theme.css"), sheet("chat.css"), this.scroller,
@@ -73,7 +76,7 @@ class VerbatimChat extends HTMLElement {
 
   /** The id of the conversation that is shown; null: none yet. */
   get conversationId() {
-    return this.#conversation?.id ?? null;
+    return this.#talk?.id ?? null;
   }
 
   /** Once for all attributes that change together. */
@@ -97,14 +100,13 @@ class VerbatimChat extends HTMLElement {
   async #open(opening) {
     this.#close();
     this.#opening = opening;
-    this.composer.edit(null);
-    this.#complain(null);
-    this.#show();
+    this.#recall();
+    this.trouble.hidden = true;
     if (!opening.wanted) return this.scroller.replaceChildren(el("p", { class: "welcome" }, SAY.welcome));
     const loading = setTimeout(() => this.scroller.replaceChildren(el("p", { class: "loading" }, SAY.loading)), LOADING_MS);
     try {
-      await this.#start(opening);
-      await this.#conversation?.open(opening.wanted);
+      this.#opened = this.#start(opening).then((talk) => talk?.open(opening.wanted));
+      await this.#opened;
     } catch (problem) {
       if (this.#opening === opening) this.#end(problem);
     } finally {
@@ -114,17 +116,14 @@ class VerbatimChat extends HTMLElement {
 
   /** Gets what shows a conversation: a page that greets does without. */
   async #start(opening) {
-    const parts = [import("./conversation.js"), import("./transcript.js"), import("./markdown.js"), this.#dressed];
-    const [{ Conversation }, { Transcript }, { textOf }] = await Promise.all(parts);
-    if (this.#opening !== opening) return;
-    Object.assign(this, { Transcript, textOf });
-    const ifShown = (act) => (...given) => this.#opening === opening && act(...given);
-    this.#conversation = new Conversation(opening.api, {
-      onChange: ifShown(() => this.#show()),
-      onText: ifShown(() => this.#hear()),
-      onEnd: ifShown((problem) => this.#end(problem)),
-      onMade: ifShown((made) => this.dispatchEvent(new CustomEvent("verbatim-made", { detail: made }))),
-    });
+    const [{ Talk }] = await Promise.all([
+      import("./talk.js"), import("./conversation.js"), import("./transcript.js"), this.#dressed]);
+    if (this.#opening !== opening) return null;
+    return (this.#talk = new Talk(this, {
+      api: opening.api, drafts: this.#drafts,
+      onMade: (made) => this.dispatchEvent(new CustomEvent("verbatim-made", { detail: made })),
+      onEnd: (problem) => this.#end(problem),
+    }));
   }
 
   get #dressed() {
@@ -135,28 +134,8 @@ class VerbatimChat extends HTMLElement {
   }
 
   #close() {
-    this.#conversation?.close();
-    this.#transcript?.close();
-    this.#conversation = this.#transcript = null;
-  }
-
-  #show() {
-    const { history, pending, reply, live, isAway = false, isBusy = false } = this.#conversation ?? {};
-    this.composer.isBusy = isBusy;
-    this.classList.toggle("busy", isBusy);
-    this.away.textContent = isAway ? SAY.offline : "";
-    this.again.hidden = isBusy || !history || history.hasNewer || history.messages.at(-1)?.role !== "user";
-    this.newest.hidden &&= true;
-    if (!history) return;
-    this.#transcript ??= new this.Transcript(this.scroller, {
-      onReach: (side) => this.#reach(side),
-      onMoved: (isAtEnd) => { this.newest.hidden = isAtEnd; },
-      onEdit: (message) => this.#edit(message),
-      onRetry: (message) => this.#try(this.#conversation.retry(message)),
-    });
-    const isHere = pending && history.messages.some(({ client_id }) => client_id === pending.client_id);
-    this.#transcript.show(history, isHere ? null : pending, live);
-    if (!reply && this.#spoken.seq) this.#speak(history.messages.find(({ seq }) => seq === this.#spoken.seq));
+    this.#talk?.close();
+    this.#talk = null;
   }
 
   #end(problem) {
@@ -165,82 +144,30 @@ class VerbatimChat extends HTMLElement {
     const opening = { wanted: this.conversationId ?? wanted, api };
     again.onclick = () => this.#open(opening);
     this.#close();
-    this.#opening = { wanted: "" };
-    this.#show();
+    this.#opening = { wanted: "", api };
     this.scroller.replaceChildren(el("div", { class: "ended", role: "alert" }, el("p", {}, sayProblem(problem)), again));
     this.dispatchEvent(new CustomEvent("verbatim-problem", { detail: problem }));
   }
 
-  async #reach(side) {
-    if (this.isReaching) return;
-    this.isReaching = true;
-    const conversation = this.#conversation;
-    await conversation.history[side]().catch(() => {});
-    this.isReaching = false;
-    if (this.#conversation === conversation) this.#show();
-  }
-
-  async #toNewest() {
-    const { history } = this.#conversation;
-    if (history.hasNewer) await this.#try(history.newest());
-    this.#transcript.toEnd();
-    this.#show();
-    this.focus();
+  /** Puts back what was written here, and what was on its way when the page or the conversation was left. */
+  #recall() {
+    this.#drafts = new Drafts(this.#opening.wanted);
+    const { written, sent } = this.#drafts;
+    if (!sent || sent.isBack) return this.composer.put(written?.text ?? "", written?.edited);
+    this.#drafts.sent = { ...sent, isBack: true };
+    this.composer.put([sent.text, written?.text].filter(Boolean).join("\n\n"), sent.edited);
   }
 
   async #say(text, edited) {
     const opening = this.#opening;
-    if (!opening.wanted && !this.#conversation) await this.#start(opening);
-    const conversation = this.#conversation;
-    const isReady = conversation?.history || !opening.wanted;
-    if (!conversation?.history) this.scroller.replaceChildren();
-    const isSaid = isReady && conversation && this.#try(conversation.say(text, edited));
-    this.#transcript?.toEnd();
-    if (!(await isSaid) && this.#opening === opening) this.composer.giveBack(text, edited);
-  }
-
-  /** What was said last, if the end is there to be seen. */
-  #editLast() {
-    const history = this.#conversation?.history;
-    if (history && !history.hasNewer) this.#edit(history.messages.findLast(({ role }) => role === "user"));
-  }
-
-  #edit(message) {
-    if (message && !this.#conversation.isBusy) this.composer.edit(message, this.textOf(message));
-  }
-
-  /** Whether it went well; what went wrong is said. */
-  async #try(work) {
-    this.#complain(null);
-    try {
-      await work;
-      return true;
-    } catch (problem) {
-      if (problem.name !== "AbortError") this.#complain(problem);
-      return false;
-    }
-  }
-
-  #complain(problem) {
-    this.trouble.hidden = !problem;
-    this.trouble.textContent = problem ? sayProblem(problem) : "";
-  }
-
-  #hear() {
-    const { live } = this.#conversation;
-    this.#transcript?.say(live);
-    if (this.#spoken.seq !== live.seq) this.#spoken = { seq: live.seq, chars: 0 };
-    const sentences = /^[^]*[.!?:\n](?=\s)/.exec(live.text.slice(this.#spoken.chars));
-    if (!sentences) return;
-    this.#spoken.chars += sentences[0].length;
-    this.voice.textContent = sentences[0];
-  }
-
-  /** The rest of a reply, to those who listen. */
-  #speak(message) {
-    if (message?.status === "in_progress") return;
-    this.voice.textContent = message ? this.textOf(message).slice(this.#spoken.chars) : "";
-    this.#spoken = { seq: 0, chars: 0 };
+    const drafts = this.#drafts;
+    const sent = { ...draftOf(text, edited), clientId: newName() };
+    drafts.sent = sent;
+    if (opening.wanted) await this.#opened.catch(() => {});
+    else if (!this.#talk) await this.#start(opening);
+    if (this.#opening !== opening) return; // it is put back when the conversation is opened again
+    if (!this.#talk.isOpen) this.scroller.replaceChildren();
+    await this.#talk.say(sent);
   }
 }
 
