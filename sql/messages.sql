@@ -318,7 +318,8 @@ LEFT JOIN LATERAL (
 
 -- name: list_message_pages_descending(
 --     owner_ids, conversation_ids, after_seqs, before_seqs, page_sizes,
---     known_created_ats, known_updated_ats, known_last_seqs, known_revisions, newest_seqs, page_bytes
+--     known_created_ats, known_updated_ats, known_last_seqs, known_revisions, newest_seqs,
+--     page_bytes
 -- )
 -- As list_message_pages, newest first. Where nothing but appends has come since the known version,
 -- it reads no further than to newest_seq.
