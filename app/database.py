@@ -4,8 +4,11 @@ import asyncio
 import logging
 from asyncio import get_running_loop
 from asyncio import timeout as asyncio_timeout
-from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
+from contextlib import asynccontextmanager, nullcontext, suppress
+from contextvars import Context
+from time import monotonic
+from typing import TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -18,6 +21,8 @@ from app.logs import cause_of
 from app.queries import BULK_SECONDS, Conn
 from app.settings import Settings
 
+_Pooled: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
 _logger = logging.getLogger("verbatim.database")
 
 _REFUSED_STARTUP = "08P01"  # a pooler that lets no settings through
@@ -26,6 +31,7 @@ _PASSING_SQLSTATES = ("08", "53", "57P0", "57014", "40001", "40P01", "55P03", "2
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _IDLE_SECONDS = 60  # no gateway between us and the database forgets a connection sooner
 _ORPHAN_SECONDS = 10
+_NO_LANE = nullcontext()
 
 
 def is_passing(error: BaseException) -> bool:
@@ -84,7 +90,10 @@ class Database:
         self._settings = settings
         self._waiting = 0
         self._lanes = Lanes(settings.conversation_limit, settings.queue_limit, settings.acquire_timeout_seconds)
-        self._releases: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+        self._idle: list[tuple[float, _Pooled]] = []
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[Hashable], None]] = []
 
     def listen(self, listener: Callable[[Hashable], None]) -> None:
@@ -111,8 +120,12 @@ class Database:
 
     async def close(self) -> None:
         """Closes all connections, after 5 s by force."""
+        self._is_closing = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         try:
             async with asyncio_timeout(5):
+                await self._release_idle(0)
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -124,16 +137,21 @@ class Database:
         A lane is what they contend for, so that they wait for each other without the connections that others need.
         Raises Unavailable for what may pass, unique violations as they are.
         """
+        ends_at = monotonic() + self._settings.acquire_timeout_seconds
         try:
-            if lane is None:
-                async with self._held(self._settings.acquire_timeout_seconds) as connection:
+            async with _NO_LANE if lane is None else self._lanes.enter(lane):
+                connection = await self._take(ends_at)
+                try:
                     yield connection
-            else:
-                begun_at = get_running_loop().time()
-                async with self._lanes.enter(lane):
-                    seconds = self._settings.acquire_timeout_seconds - (get_running_loop().time() - begun_at)
-                    async with self._held(seconds) as connection:
-                        yield connection
+                except DomainError:
+                    self._give_back(connection)
+                    raise
+                except BaseException:
+                    # Behind the answer: what is to be cleaned up may take as long as what went wrong.
+                    self._later(self._release(connection, is_clean=False))
+                    raise
+                self._give_back(connection)
+            if lane is not None:
                 self.tell(lane)
         except (asyncpg.PostgresError, *_LOST) as error:
             if not is_passing(error):
@@ -141,32 +159,53 @@ class Database:
             _logger.warning("unavailable", extra={"fields": cause_of(error)})
             raise Unavailable from None
 
-    @asynccontextmanager
-    async def _held(self, seconds: float) -> AsyncIterator[Conn]:
+    async def _take(self, ends_at: float) -> _Pooled:
+        """The connection that was used last, else one of the pool's, which takes its time over each."""
+        while self._idle:
+            _, connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            self._later(self._release(connection))
         if self._waiting >= self._settings.queue_limit:
             raise Unavailable
         self._waiting += 1
         try:
-            connection = await self._pool.acquire(timeout=seconds)
+            return await self._pool.acquire(timeout=ends_at - monotonic())
         finally:
             self._waiting -= 1
-        try:
-            yield connection
-        except DomainError:
-            await self._pool.release(connection)
-            raise
-        except BaseException:
-            # Behind the answer: what is to be cleaned up may take as long as what went wrong.
-            task = asyncio.create_task(self._release(connection))
-            self._releases.add(task)
-            task.add_done_callback(self._releases.discard)
-            raise
-        await self._pool.release(connection)
 
-    async def _release(self, connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
+    def _give_back(self, connection: _Pooled) -> None:
+        if self._waiting or self._is_closing or connection.is_closed():
+            self._later(self._release(connection))  # who waits does so at the pool
+            return
+        self._idle.append((monotonic(), connection))
+        if self._idle_timer is None:
+            self._idle_timer = get_running_loop().call_later(_IDLE_SECONDS, self._look_at_idle, context=Context())
+
+    def _look_at_idle(self) -> None:
+        self._idle_timer = None
+        self._later(self._release_idle(_IDLE_SECONDS))
+
+    async def _release_idle(self, seconds: float) -> None:
+        """Lets the pool have, and close in its time, what has not been used for so long."""
+        until = monotonic() - seconds
+        idle = [connection for used_at, connection in self._idle if used_at <= until]
+        self._idle = [(used_at, connection) for used_at, connection in self._idle if used_at > until]
+        for connection in idle:
+            await self._release(connection)
+        if self._idle and self._idle_timer is None:
+            self._idle_timer = get_running_loop().call_later(_IDLE_SECONDS, self._look_at_idle)
+
+    async def _release(self, connection: _Pooled, *, is_clean: bool = True) -> None:
         # One that was given up between Parse and Sync would hold its transaction, and a pooler's session, until it is
-        # used again: this ends it.
-        with suppress(asyncpg.PostgresError, *_LOST):
-            await connection.execute("SELECT 1")
+        # used again: a statement ends that.
+        if not is_clean:
+            with suppress(asyncpg.PostgresError, *_LOST):
+                await connection.execute("SELECT 1")
         with suppress(asyncpg.PostgresError, *_LOST):
             await self._pool.release(connection)
+
+    def _later(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

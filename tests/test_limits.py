@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from httpx import AsyncClient, Response
 
+from app import database as database_module
 from app.database import Database, is_passing
 from app.database_url import DatabaseUrl
 from app.errors import Unavailable
@@ -404,3 +405,32 @@ async def test_a_body_has_its_own_time(url: DatabaseUrl, alice: AsyncClient) -> 
             "request-timeout",
             True,
         )
+
+
+async def session_of(database: Database) -> int:
+    """The server's process behind the connection that is given just now."""
+    async with database.connection() as connection:
+        return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+async def test_a_connection_is_used_again_until_it_is_lost_or_idle_for_long(
+    url: DatabaseUrl, settings: Settings, connection: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if url.pooled:
+        pytest.skip("which session it is is the pooler's choice")
+    monkeypatch.setattr(database_module, "_IDLE_SECONDS", 0.2)
+    database = Database(url, settings)
+    await database.open()
+    first = await session_of(database)
+    assert {await session_of(database) for _ in range(5)} == {first}
+    await connection.execute("SELECT pg_terminate_backend($1, 5000)", first)
+    await asyncio.sleep(0.1)
+    second = await session_of(database)
+    assert second != first
+    alive = "SELECT FROM pg_stat_activity WHERE pid = $1"
+    async with asyncio.timeout(10):
+        while await connection.fetch(alive, second):  # noqa: ASYNC110  # the server tells nobody
+            await asyncio.sleep(0.05)
+    third = await session_of(database)
+    await database.close()
+    assert await connection.fetch(alive, third) == []
