@@ -49,6 +49,13 @@ async def _keep_as_it_is(_connection: Conn) -> None:
     """Requests change no session state: the driver's own reset would cost each a round trip."""
 
 
+def _is_lost(connection: _Pooled) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool has seen its end, and taken it back
+        return True
+
+
 def is_refused_startup(error: BaseException | None) -> bool:
     """Whether what answers at the URL takes no settings of a session: a pooler."""
     return isinstance(error, asyncpg.PostgresError) and error.sqlstate == _REFUSED_STARTUP
@@ -163,9 +170,8 @@ class Database:
         """The connection that was used last, else one of the pool's, which takes its time over each."""
         while self._idle:
             _, connection = self._idle.pop()
-            if not connection.is_closed():
+            if not _is_lost(connection):
                 return connection
-            self._later(self._release(connection))
         if self._waiting >= self._settings.queue_limit:
             raise Unavailable
         self._waiting += 1
@@ -175,7 +181,7 @@ class Database:
             self._waiting -= 1
 
     def _give_back(self, connection: _Pooled) -> None:
-        if self._waiting or self._is_closing or connection.is_closed():
+        if self._waiting or self._is_closing or _is_lost(connection):
             self._later(self._release(connection))  # who waits does so at the pool
             return
         self._idle.append((monotonic(), connection))
