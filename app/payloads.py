@@ -41,7 +41,6 @@ _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _VALLEYS = [b"]" * size + b"[" * size for size in (32, 8, 2, 1)]
 _MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("(?:[^"\\]++|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
-_COLON = re.compile(rb'"[ \t\r\n]*:')
 _BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
 _BRACKETS_TRIED = 100_000
 _NO_LONE_SURROGATE = re.compile(
@@ -154,9 +153,7 @@ def parse_object(raw: bytes, decoder: Decoder[T], pointer: str = "") -> T:
     """
     members = _decode(raw, _MEMBERS, pointer)
     value = _decode(raw, decoder, pointer)
-    # As many colons behind a quote as members: none is repeated. Else it may stand in a text, or deeper.
-    is_plain = len(_COLON.findall(raw)) == len(members)
-    if not is_plain and (name := _repeated_member(raw, members)) is not None:
+    if len(raw) != _least_bytes(members) and (name := _repeated_member(raw, members)) is not None:
         raise InvalidInput(Flaw(pointer=_join(pointer, name), message="the member is repeated"))
     return value
 
@@ -170,6 +167,11 @@ def _decode(raw: bytes, decoder: Decoder[T], pointer: str) -> T:
         raise InvalidInput(Flaw(pointer=pointer, message=_malformation(raw, str(error)))) from None
     except RecursionError:
         raise InvalidInput(Flaw(pointer=pointer, message=_too_deep(raw))) from None
+
+
+def _least_bytes(members: dict[str, Raw]) -> int:
+    """What an object of these members takes at least: one of no more has no space, and no member twice."""
+    return 1 + sum(map(len, members)) + sum(map(len, map(bytes, members.values()))) + 4 * len(members)
 
 
 def _repeated_member(raw: bytes, members: dict[str, Raw]) -> str | None:
