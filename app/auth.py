@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -172,7 +173,7 @@ def _administrator(identity: _Identity) -> Administrator:
     return Administrator(identity.tenant_id)
 
 
-def _caller(identity: _Identity, token: Token, named_users: list[bytes]) -> Caller:
+def _caller(identity: _Identity, token: Token, named_users: Sequence[bytes]) -> Caller:
     user_id = identity.user_id
     if named_users:
         named = _user_name(named_users)
@@ -184,7 +185,7 @@ def _caller(identity: _Identity, token: Token, named_users: list[bytes]) -> Call
     return Caller(owner_of(identity.tenant_id, user_id), token, identity.is_admin)
 
 
-def _user_name(values: list[bytes]) -> str:
+def _user_name(values: Sequence[bytes]) -> str:
     try:
         name = values[0].decode()
     except UnicodeDecodeError:

@@ -20,7 +20,6 @@ from app.settings import Settings
 TICK_SECONDS = 0.1
 """How late a limit may be seen."""
 
-
 _TOO_LARGE = "the body is larger than the limit"
 
 

@@ -61,7 +61,7 @@ class Edge:
         finally:
             _log(scope, answer.status, answer.size, perf_counter() - begun_at)
             REQUEST_ID.reset(token)
-            del scope["state"]["respond"]  # a cycle, which would wait for the garbage collector
+            scope["state"].pop("respond", None)  # a cycle, which would wait for the garbage collector
 
 
 class _Outgoing:

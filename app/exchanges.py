@@ -67,7 +67,7 @@ class BytesResponse(Response[bytes]):
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """All its headers, as they go out."""
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
-        if self.status_code not in _NO_CONTENT:
+        if self.status not in _NO_CONTENT:
             if self.media_type is not None:
                 headers.append((b"content-type", self.media_type.encode()))
             headers.append((b"content-length", b"%d" % len(self.content)))

@@ -1,6 +1,7 @@
 """Request headers that carry a contract: Idempotency-Key and If-Match."""
 
 import re
+from collections.abc import Sequence
 from typing import cast
 
 from litestar.types import HTTPScope
@@ -10,14 +11,11 @@ from app.errors import Flaw, InvalidInput
 
 _BARE_KEY = re.compile(r"[!-~]{1,255}")
 _QUOTED_KEY = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])*)"')
-_NONE: list[bytes] = []
 _ETAG = re.compile(r'"(\d{1,18})(?:\.(\d{1,18}))?"')
-
-
 _State = dict[str, dict[bytes, list[bytes]]]
 
 
-def raw_header_values(scope: HTTPScope, name: bytes) -> list[bytes]:
+def raw_header_values(scope: HTTPScope, name: bytes) -> Sequence[bytes]:
     """All values of a header, which a proxy may have repeated; the headers of a request are gone through once."""
     state = cast("_State", scope.setdefault("state", {}))
     headers = state.get("headers")
@@ -25,7 +23,7 @@ def raw_header_values(scope: HTTPScope, name: bytes) -> list[bytes]:
         headers = state["headers"] = {}
         for key, value in scope["headers"]:
             headers.setdefault(key, []).append(value)
-    return headers.get(name, _NONE)
+    return headers.get(name, ())
 
 
 def header_values(scope: HTTPScope, name: bytes) -> list[str]:

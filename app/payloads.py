@@ -342,7 +342,7 @@ def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | 
 def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
     """A payload's bytes, None when it is absent or null. Raises InvalidInput for a wrong shape or size."""
     payload = bytes(raw)
-    if not payload or not _check_shape(name, payload, _PAYLOADS[name], pointer):
+    if not _check_shape(name, payload, _PAYLOADS[name], pointer):
         return None
     pointer = _join(pointer, name)
     if name == "content" and payload[0] == ord("["):

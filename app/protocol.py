@@ -178,13 +178,13 @@ class LimitedProtocol(HttpToolsProtocol):
         """Sends a whole answer with its content-length at once; False: it is to go the way of all others."""
         if cycle.disconnected or cycle.response_started or self.flow.write_paused or not cycle.keep_alive:
             return False
-        parts = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers):
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n", body)
+        headers = [*cycle.default_headers, *headers]
+        head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
+        if head.count(b"\r") + head.count(b"\n") != 2 * (1 + len(headers)):
+            return False  # where it is refused
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        self._lingering.write_whole(b"".join(parts))
+        self._lingering.write_whole(b"".join((head, b"\r\n", body)))
         cycle.message_event.set()
         cycle.on_response()
         return True

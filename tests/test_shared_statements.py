@@ -342,6 +342,29 @@ async def test_what_a_lost_commit_said_is_not_shown_for_what_came_in_its_place(
     assert shown == (texts[:50] if order == "asc" else texts[::-1][:50])
 
 
+@pytest.mark.parametrize("lost", ["an edit", "a title"])
+async def test_what_a_lost_change_said_is_not_shown_beside_what_came_in_its_place(
+    alice: AsyncClient, alone: AsyncClient, connection: Conn, lost: str
+) -> None:
+    path = await new_conversation(alice, ["a", "b", "c"])
+    own = UUID(path.rpartition("/")[2])
+    before = await connection.fetchrow("SELECT updated_at, title FROM conversations WHERE id = $1", own)
+    message = f"{path}/messages/{(await page(alice, path)).json()['data'][0]['id']}"
+    changed, change = (message, {"content": "lost"}) if lost == "an edit" else (path, {"title": "lost"})
+    assert (await alice.patch(changed, json=change)).is_success
+    await page(alice, path, order="desc")
+    undone = "UPDATE messages SET content = '\"a\"', revision = 0, updated_at = NULL WHERE conversation_id = $1"
+    await connection.execute(f"{undone} AND seq = 1", own)
+    undone = "UPDATE conversations SET revision = 0, updated_at = $2, title = $3 WHERE id = $1"
+    await connection.execute(undone, own, *before)
+    second = f"{path}/messages/{(await page(alone, path)).json()['data'][1]['id']}"
+    assert (await alice.delete(second)).is_success
+    for text in ("d", "e", "f"):
+        ours, whole = [await page(client, path, order="desc") for client in (alice, alone)]
+        assert ours.content == whole.content
+        await append(alice, path, text)
+
+
 async def test_a_conversation_made_anew_shows_nothing_of_the_one_before(alice: AsyncClient) -> None:
     conversation = {"id": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e10"}
     for text in ("before", "after"):

@@ -81,9 +81,16 @@ class MessagePageRequest(Struct, frozen=True):
 
     @property
     def newest_seq(self) -> int | None:
-        """Of the known page, where appends alone make it longer in front."""
-        is_front = self.listing.order == "desc" and self.listing.after is None and self.listing.before is None
-        return self.known.seqs[0] if is_front and self.known is not None and self.known.seqs else None
+        """Of the known page, where appends alone make it longer in front.
+
+        Only of a conversation that was never changed otherwise: the revision of a change that a failover has lost is
+        given to another one.
+        """
+        known, listing = self.known, self.listing
+        if known is None or known.version.revision > 0 or not known.seqs:
+            return None
+        is_front = listing.order == "desc" and listing.after is None and listing.before is None
+        return known.seqs[0] if is_front else None
 
 
 class ConversationPageRequest(Struct, frozen=True):
