@@ -103,6 +103,30 @@ async def test_a_reply_goes_on_after_a_reload(visit: Visit, model: ModelServer) 
     await is_answered(page)
 
 
+async def test_a_reply_that_ends_before_it_is_told_of_is_read_again(
+    visit: Visit, alice: httpx.AsyncClient, model: ModelServer
+) -> None:
+    path = await new_conversation(alice, title="one")
+    begin(model, "A", " cat.")
+    ended = asyncio.Event()
+
+    async def follow_late(route: Route) -> None:
+        await ended.wait()
+        await route.continue_()
+
+    page = await visit("/")
+    await page.route("**/v1/conversations/*/events", follow_late)
+    await rows(page).click()
+    await say(page, TALK)
+    await expect(said(page)).to_have_count(2)
+    model.release()
+    while await contents(alice, path) != [TALK, "A cat."]:  # noqa: ASYNC110  # the page is told of nothing yet
+        await asyncio.sleep(0.05)
+    ended.set()
+    await expect(said(page)).to_have_text([TALK, "A cat."])
+    await is_answered(page)
+
+
 async def test_each_conversation_shows_its_own_history_and_keeps_what_is_written_in_it(
     visit: Visit, alice: httpx.AsyncClient, model: ModelServer
 ) -> None:
