@@ -268,6 +268,47 @@ async def test_an_edit_that_nobody_will_answer_deletes_nothing(visit: Visit, ali
     await expect(field(page)).to_have_value("otherwise")
 
 
+async def test_what_is_being_written_waits_for_the_end_of_an_edit(
+    visit: Visit, alice: httpx.AsyncClient, model: ModelServer
+) -> None:
+    path = await new_conversation(alice, ["a"])
+    model.answers(text_steps("new"))
+    page = await visit(path_of(path))
+    edit = page.get_by_role("button", name="Edit and ask again")
+    await field(page).fill("a draft")
+    await page.locator(".message").hover()
+    await edit.click()
+    await expect(field(page)).to_have_value("a")
+    await page.reload()
+    await expect(field(page)).to_have_value("a")
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(field(page)).to_have_value("a draft")
+    await page.locator(".message").hover()
+    await edit.click()
+    await say(page, "otherwise")
+    await expect(said(page)).to_have_text(["otherwise", "new"])
+    await expect(field(page)).to_have_value("a draft")
+
+
+async def test_what_is_refused_comes_back_before_what_was_written_meanwhile(
+    visit: Visit, alice: httpx.AsyncClient
+) -> None:
+    page = await visit(path_of(await new_conversation(alice, ["a"])))
+    asked, refused = asyncio.Event(), asyncio.Event()
+
+    async def refuse(route: Route) -> None:
+        asked.set()
+        await refused.wait()
+        await route.fulfill(status=413, body="{}")
+
+    await page.route("**/replies", refuse)
+    await say(page, "first")
+    await asyncio.wait_for(asked.wait(), 20)
+    await field(page).fill("second")
+    refused.set()
+    await expect(field(page)).to_have_value("first\n\nsecond")
+
+
 async def test_a_tools_result_is_folded_and_only_the_last_reply_is_made_anew(
     visit: Visit, alice: httpx.AsyncClient
 ) -> None:
