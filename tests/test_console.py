@@ -103,6 +103,30 @@ async def test_a_reply_goes_on_after_a_reload(visit: Visit, model: ModelServer) 
     await is_answered(page)
 
 
+async def test_a_reply_that_ends_before_it_is_told_of_is_read_again(
+    visit: Visit, alice: httpx.AsyncClient, model: ModelServer
+) -> None:
+    path = await new_conversation(alice, title="one")
+    begin(model, "A", " cat.")
+    ended = asyncio.Event()
+
+    async def follow_late(route: Route) -> None:
+        await ended.wait()
+        await route.continue_()
+
+    page = await visit("/")
+    await page.route("**/v1/conversations/*/events", follow_late)
+    await rows(page).click()
+    await say(page, TALK)
+    await expect(said(page)).to_have_count(2)
+    model.release()
+    while await contents(alice, path) != [TALK, "A cat."]:  # noqa: ASYNC110  # the page is told of nothing yet
+        await asyncio.sleep(0.05)
+    ended.set()
+    await expect(said(page)).to_have_text([TALK, "A cat."])
+    await is_answered(page)
+
+
 async def test_each_conversation_shows_its_own_history_and_keeps_what_is_written_in_it(
     visit: Visit, alice: httpx.AsyncClient, model: ModelServer
 ) -> None:
@@ -242,6 +266,47 @@ async def test_an_edit_that_nobody_will_answer_deletes_nothing(visit: Visit, ali
     await expect(said(page)).to_have_text(["a", "b", "c"])
     assert await contents(alice, path) == ["a", "b", "c"]
     await expect(field(page)).to_have_value("otherwise")
+
+
+async def test_what_is_being_written_waits_for_the_end_of_an_edit(
+    visit: Visit, alice: httpx.AsyncClient, model: ModelServer
+) -> None:
+    path = await new_conversation(alice, ["a"])
+    model.answers(text_steps("new"))
+    page = await visit(path_of(path))
+    edit = page.get_by_role("button", name="Edit and ask again")
+    await field(page).fill("a draft")
+    await page.locator(".message").hover()
+    await edit.click()
+    await expect(field(page)).to_have_value("a")
+    await page.reload()
+    await expect(field(page)).to_have_value("a")
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(field(page)).to_have_value("a draft")
+    await page.locator(".message").hover()
+    await edit.click()
+    await say(page, "otherwise")
+    await expect(said(page)).to_have_text(["otherwise", "new"])
+    await expect(field(page)).to_have_value("a draft")
+
+
+async def test_what_is_refused_comes_back_before_what_was_written_meanwhile(
+    visit: Visit, alice: httpx.AsyncClient
+) -> None:
+    page = await visit(path_of(await new_conversation(alice, ["a"])))
+    asked, refused = asyncio.Event(), asyncio.Event()
+
+    async def refuse(route: Route) -> None:
+        asked.set()
+        await refused.wait()
+        await route.fulfill(status=413, body="{}")
+
+    await page.route("**/replies", refuse)
+    await say(page, "first")
+    await asyncio.wait_for(asked.wait(), 20)
+    await field(page).fill("second")
+    refused.set()
+    await expect(field(page)).to_have_value("first\n\nsecond")
 
 
 async def test_a_tools_result_is_folded_and_only_the_last_reply_is_made_anew(

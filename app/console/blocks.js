@@ -1,6 +1,7 @@
 // Messages as elements. A block is a message with what belongs under it: its tool calls' results.
 
-import { copy, el, iconButton, visible } from "./dom.js";
+import { copy } from "./clipboard.js";
+import { el, iconButton, visible } from "./dom.js";
 import { SAY, sayBytes, sayDay, sayMoment, sayTime, sayTokens } from "./strings.js";
 import { callsOf, textOf } from "./markdown.js";
 

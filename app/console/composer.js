@@ -1,12 +1,13 @@
 // Where a person writes: Enter sends, the arrow up edits what was said last, Escape stops.
 
 import { el, iconButton } from "./dom.js";
+import { joined } from "./drafts.js";
 import { SAY } from "./strings.js";
 
 const isTouched = matchMedia("(pointer: coarse)");
 
 export class Composer {
-  /** `onSend(text, edited)`, edited the message in whose place it is said; `onWrite(text, edited)`; `onStop()`; `onEditLast()`. */
+  /** `onSend(text, edited)`, edited the message in whose place it is said; `onWrite(text, edited, aside)`; `onStop()`; `onEditLast()`. */
   constructor({ onSend, onWrite, onStop, onEditLast }) {
     Object.assign(this, { onSend, onWrite });
     this.edited = null;
@@ -33,9 +34,9 @@ export class Composer {
     this.send.hidden = isBusy;
   }
 
-  /** Has a text to be said, in place of a message or of none. */
-  put(text, edited = null) {
-    this.edited = edited;
+  /** Has a text to be said, in place of a message or of none; aside, what was being written before that is edited. */
+  put(text, edited = null, aside = "") {
+    Object.assign(this, { edited, aside });
     this.note.hidden = !edited?.seq;
     this.field.value = text;
     this.#changed();
@@ -43,20 +44,22 @@ export class Composer {
 
   /** Takes a message to be said otherwise; null: none. */
   edit(message, text = "") {
-    this.put(text, message);
+    const aside = this.edited ? this.aside : this.field.value;
+    this.put(message ? text : aside, message, message ? aside : "");
     this.field.focus();
   }
 
-  /** Gives back what could not be sent, unless there is something else by now. */
+  /** Gives back what could not be sent, before what is written by now. */
   giveBack(text, edited) {
-    if (!this.field.value) this.put(text, edited);
+    const { value } = this.field;
+    this.put(edited ? text : joined(text, value), edited, edited ? value : "");
   }
 
   #say() {
     const text = this.field.value;
     if (!text.trim() || this.send.hidden) return;
     const { edited } = this;
-    this.put("");
+    this.put(this.aside);
     this.onSend(text, edited);
   }
 
@@ -76,7 +79,7 @@ export class Composer {
 
   #changed() {
     this.#fit();
-    this.onWrite(this.field.value, this.edited);
+    this.onWrite(this.field.value, this.edited, this.aside);
   }
 
   #fit() {

@@ -154,10 +154,10 @@ export class Conversation {
     else if (name === "conversation.deleted") this.#end({ name: "not-found" });
   }
 
-  #created({ id, seq, role, status }) {
+  #created({ id, seq, role, status, revision }) {
     this.#lastSeq = Math.max(this.#lastSeq, seq);
     if (role === "assistant" && status === "in_progress") this.reply = { id, seq };
-    this.#load(this.history.hasNewer ? null : this.history.newer(seq));
+    this.#load(this.history.hasNewer ? null : this.history.newer(seq, revision));
   }
 
   #updated({ seq, status }) {

@@ -1,6 +1,6 @@
 // What can be done to a conversation: from the list, or where it is open.
 
-import { copy } from "./dom.js";
+import { copy } from "./clipboard.js";
 import { askLine, openMenu } from "./menu.js";
 import { SAY } from "./strings.js";
 import { toast } from "./toast.js";

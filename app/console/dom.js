@@ -37,13 +37,3 @@ export function visible(text) {
     return `[U+${code.toString(16).toUpperCase().padStart(4, "0")}${count > 1 ? `\u00d7${count}` : ""}]`;
   });
 }
-
-/** Copies a text, also where the page has no secure origin. */
-export async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = el("textarea", { class: "unseen", value: text });
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
-}

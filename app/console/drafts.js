@@ -8,7 +8,7 @@ export class Drafts {
     this.name = name;
   }
 
-  /** What is being written: `{text, edited}`, edited being `{seq, content}` of the message in whose place it is said. */
+  /** What is being written: `{text, edited, aside}`, edited being `{seq, content}` of the message in whose place it is said. */
   get written() {
     return take(`written.${this.name}`);
   }
@@ -36,10 +36,12 @@ export class Drafts {
 }
 
 /** A draft; of the message in whose place it is said it has what is to be kept of that. */
-export function draftOf(text, edited) {
+export function draftOf(text, edited, aside) {
   const { seq, content } = edited ?? {};
-  return { text, edited: edited && { seq, content: Array.isArray(content) ? content : undefined } };
+  return { text, aside, edited: edited && { seq, content: Array.isArray(content) ? content : undefined } };
 }
+
+export const joined = (...texts) => texts.filter(Boolean).join("\n\n");
 
 function take(name) {
   try {

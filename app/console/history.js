@@ -41,9 +41,12 @@ export class History {
     });
   }
 
-  /** What follows the run, if it does not have that seq already. */
-  newer(seq = Infinity) {
-    return this.#inTurn(() => this.#newer(seq));
+  /** What follows the run, if it does not have that seq already; if it does, as it was before that revision, looks again. */
+  newer(seq = Infinity, revision = 0) {
+    return this.#inTurn(() => {
+      const known = this.messages.find((message) => message.seq === seq);
+      return known?.revision < revision ? this.#again(seq) : this.#newer(seq);
+    });
   }
 
   async #newer(seq) {
@@ -57,13 +60,15 @@ export class History {
 
   /** Looks again at a message, if it is of the run, or would follow it. */
   again(seq) {
-    return this.#inTurn(async () => {
-      if (seq > this.lastSeq && !this.hasNewer) return this.#newer(seq);
-      if (seq < this.firstSeq || seq > this.lastSeq) return;
-      const { data } = await this.list({ after: seq - 1, before: seq + 1 });
-      if (seq < this.firstSeq || seq > this.lastSeq) return;
-      this.messages = [...this.#outside(seq, seq), ...data].sort((one, other) => one.seq - other.seq);
-    });
+    return this.#inTurn(() => this.#again(seq));
+  }
+
+  async #again(seq) {
+    if (seq > this.lastSeq && !this.hasNewer) return this.#newer(seq);
+    if (seq < this.firstSeq || seq > this.lastSeq) return;
+    const { data } = await this.list({ after: seq - 1, before: seq + 1 });
+    if (seq < this.firstSeq || seq > this.lastSeq) return;
+    this.messages = [...this.#outside(seq, seq), ...data].sort((one, other) => one.seq - other.seq);
   }
 
   /** Forgets the messages from one seq through another: they are deleted. */

@@ -70,7 +70,6 @@ export const SAY = {
   edit: "Edit and ask again",
   retry: "Try again",
   newest: "To the newest",
-  sending: "Sending…",
   tokens: (asked, said) => `${asked} → ${said} tokens`,
   "status-in_progress": "being made",
   "status-incomplete": "incomplete",
@@ -86,7 +85,6 @@ export const SAY = {
   askAgain: "Ask for a reply",
   editing: "What follows this message will be replaced.",
   welcome: "What is on your mind?",
-  replying: "The assistant replies.",
 
   // What can go wrong
   offline: "The server does not answer. Trying again…",

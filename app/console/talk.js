@@ -2,6 +2,7 @@
 
 import { Conversation } from "./conversation.js";
 import { textOf } from "./markdown.js";
+import { joined } from "./drafts.js";
 import { contentOf, wordsOf } from "./parts.js";
 import { sayProblem, SAY } from "./strings.js";
 import { Transcript } from "./transcript.js";
@@ -118,12 +119,12 @@ export class Talk {
 
   /** The message in whose place something is said, with all of its parts; it may have been deleted for that already. */
   #findEdited() {
-    const { edited, field } = this.chat.composer;
+    const { edited, field, aside } = this.chat.composer;
     if (!edited?.seq) return;
     const { messages, firstSeq, hasOlder } = this.#conversation.history;
     const found = messages.find(({ seq }) => seq === edited.seq);
     const isGone = !found && (edited.seq > firstSeq || !hasOlder);
-    this.chat.composer.put(field.value, found ?? (isGone ? { content: edited.content } : edited));
+    this.chat.composer.put(field.value, found ?? (isGone ? { content: edited.content } : edited), aside);
   }
 
   /** What arrived after all is no draft. */
@@ -132,7 +133,8 @@ export class Talk {
     if (!isBack || !messages.some(({ client_id }) => client_id === clientId)) return;
     this.drafts.sent = null;
     const { composer } = this.chat;
-    if (composer.field.value.startsWith(text)) composer.put(composer.field.value.slice(text.length).trimStart());
+    const { field: { value }, aside } = composer;
+    if (value.startsWith(text)) composer.put(joined(value.slice(text.length).trimStart(), aside));
   }
 
   // What is seen and heard

@@ -40,7 +40,7 @@ class VerbatimChat extends HTMLElement {
     );
     this.composer = new Composer({
       onSend: (text, edited) => this.#say(text, edited),
-      onWrite: (text, edited) => { this.#drafts.written = text || edited ? draftOf(text, edited) : null; },
+      onWrite: (text, ...of) => { this.#drafts.written = text || of[0] ? draftOf(text, ...of) : null; },
       onStop: () => this.#talk.stop(),
       onEditLast: () => this.#talk?.editLast(),
     });
@@ -153,9 +153,10 @@ class VerbatimChat extends HTMLElement {
   #recall() {
     this.#drafts = new Drafts(this.#opening.wanted);
     const { written, sent } = this.#drafts;
-    if (!sent || sent.isBack) return this.composer.put(written?.text ?? "", written?.edited);
+    this.composer.put(written?.text ?? "", written?.edited, written?.aside);
+    if (!sent || sent.isBack) return;
     this.#drafts.sent = { ...sent, isBack: true };
-    this.composer.put([sent.text, written?.text].filter(Boolean).join("\n\n"), sent.edited);
+    this.composer.giveBack(sent.text, sent.edited);
   }
 
   async #say(text, edited) {
