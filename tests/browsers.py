@@ -2,9 +2,11 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from tempfile import TemporaryDirectory
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -31,13 +33,26 @@ async def chromium() -> AsyncIterator[Browser]:
     if CHROMIUM is None and "CI" not in os.environ:
         pytest.skip("NO CHROMIUM: the console is not tried; install Debian's chromium")
     assert CHROMIUM, "install Debian's chromium"
-    # A directory of its own: what a browser leaves of its locks and profiles goes with it.
-    with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+    with _own_directory() as directory:
         async with async_playwright() as playwright:
             environment: dict[str, str | float | bool] = {**os.environ, "TMPDIR": directory}
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS, env=environment)
             yield browser
             await browser.close()
+
+
+@contextmanager
+def _own_directory() -> Iterator[str]:
+    """What a browser leaves of its locks and profiles goes with it, though some of its processes end after it."""
+    directory = mkdtemp()
+    try:
+        yield directory
+    finally:
+        for _ in range(50):
+            shutil.rmtree(directory, ignore_errors=True)
+            if not Path(directory).exists():
+                break
+            time.sleep(0.1)
 
 
 class Watch:
