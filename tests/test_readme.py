@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import socket
@@ -18,18 +17,19 @@ import httpx
 import pytest
 import uvicorn
 from msgspec.structs import replace
+from playwright.async_api import Browser
 
 from app.database import Database
 from app.database_url import DatabaseUrl
 from app.problems import PROBLEMS, title_of, type_of
 from app.queries import Conn
 from app.settings import Settings
+from tests.browsers import visitor
 from tests.node_clients import needs_npm_packages, run_node
 from tests.processes import VERBATIM, Service, new_data_dir, serving
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def blocks(kind: str) -> list[str]:
@@ -182,8 +182,7 @@ TYPE = r"""
 """What a person would do: wait for the talk, say something, look at the answer."""
 
 
-@pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="NO CHROMIUM: the README's page is not tried")
-async def test_the_page_chats_in_a_browser(checkout: tuple[Path, Service], tmp_path: Path) -> None:
+async def test_the_page_chats_in_a_browser(checkout: tuple[Path, Service], browser: Browser) -> None:
     home, service = checkout
     (page,) = scripts("html")
     headers = {"Authorization": f"Bearer {key_of(home)}"}
@@ -191,17 +190,10 @@ async def test_the_page_chats_in_a_browser(checkout: tuple[Path, Service], tmp_p
         made = (await verbatim.put("/v1/conversations/by-key/default")).json()
         await verbatim.delete(f"/v1/conversations/{made['id']}/messages?from_seq=1")
         await verbatim.post(f"/v1/conversations/{made['id']}/messages", json={"role": "user", "content": "Before."})
-        async with gateway(verbatim, (page + TYPE).encode()) as (address, seen):
-            command = [CHROMIUM, *["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]]
-            browser = await asyncio.create_subprocess_exec(
-                *command, f"--user-data-dir={tmp_path}", address, stderr=asyncio.subprocess.PIPE
-            )
-            try:
-                async with asyncio.timeout(30):
-                    talk, states = await seen
-            finally:
-                browser.kill()
-                await browser.wait()
+        async with gateway(verbatim, (page + TYPE).encode()) as (address, seen), visitor(browser, address) as person:
+            await (await person.new_page()).goto(address)
+            async with asyncio.timeout(30):
+                talk, states = await seen
     answer = "assistant: No model is configured. You said: Hello \U0001f600"
     assert talk == ["user: Before.", "user: Hello \U0001f600", answer]
     assert any(answer.startswith(state) and state != answer for state in states)  # it was seen to grow
