@@ -12,7 +12,14 @@ from app.identifiers import Owner
 from app.page_cache import PageCache
 from app.settings import Settings
 from app.stores import conversations, messages, shared_pages
-from app.stores.shared_pages import ConversationPageRequest, MessagePage, MessagePageRequest, Unread, position_of
+from app.stores.shared_pages import (
+    ConversationPage,
+    ConversationPageRequest,
+    MessagePage,
+    MessagePageRequest,
+    Unread,
+    position_of,
+)
 from app.wire.conversations import ConversationListing
 from app.wire.messages import MessageListing
 
@@ -22,6 +29,7 @@ SHARED_LIMIT = 100
 _WORKERS = 4
 _MOST_WORKERS = 8
 _BATCH_SIZE = 16
+_LISTS_PART = 16  # of the memory for pages of messages: lists are as much smaller
 
 _encode = msgspec.json.Encoder().encode
 
@@ -32,28 +40,29 @@ class Reader:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._is_sharing = settings.shared_statements
-        self._cache: PageCache[MessagePage] = PageCache(settings.page_cache_bytes)
+        self._known_messages: PageCache[MessagePage] = PageCache(settings.page_cache_bytes)
+        self._known_conversations: PageCache[ConversationPage] = PageCache(settings.page_cache_bytes // _LISTS_PART)
         batches = partial(Batches, width=_WORKERS, most=_MOST_WORKERS, size=_BATCH_SIZE, length=settings.queue_limit)
         self._message_pages: dict[str, Batches[MessagePageRequest, MessagePage | Unread]] = {
             order: batches(self._list_messages) for order in ("asc", "desc")
         }
-        self._conversation_pages: Batches[ConversationPageRequest, bytes] = batches(self._list_conversations)
+        self._conversation_pages: Batches[ConversationPageRequest, ConversationPage] = batches(self._list_conversations)
 
     async def list_messages(self, owner_id: UUID, conversation_id: UUID, listing: MessageListing) -> bytes:
         """As `messages.list_messages`. Raises NotFound, and Unavailable for what may pass."""
         if not self._is_sharing or listing.limit > SHARED_LIMIT:
             return await self._list_messages_alone(owner_id, conversation_id, listing)
         name = (owner_id, conversation_id, listing.order, listing.limit, listing.after, listing.before)
-        known = self._cache.get(name)
+        known = self._known_messages.get(name)
         page = await self._message_pages[listing.order].do(
             MessagePageRequest(owner_id, conversation_id, listing, known)
         )
         if page is known and known is not None:
             return known.body
         if isinstance(page, MessagePage):
-            self._cache.put(name, page, page.size)
+            self._known_messages.put(name, page, page.size)
             return page.body
-        self._cache.drop(name)
+        self._known_messages.drop(name)
         if page is Unread.ABSENT:
             raise NotFound
         return await self._list_messages_alone(owner_id, conversation_id, listing)
@@ -68,7 +77,14 @@ class Reader:
         if not self._is_sharing or not is_plain:
             async with self._database.connection() as connection:
                 return _encode(await conversations.list_conversations(connection, owner, listing))
-        return await self._conversation_pages.do(ConversationPageRequest(owner, listing.limit, position_of(listing)))
+        name = (owner.id, listing.limit, listing.after)
+        known = self._known_conversations.get(name)
+        page = await self._conversation_pages.do(
+            ConversationPageRequest(owner, listing.limit, position_of(listing), known)
+        )
+        if page is not known:
+            self._known_conversations.put(name, page, page.size)
+        return page.body
 
     async def close(self) -> None:
         """Waits for what is being read."""
@@ -80,6 +96,6 @@ class Reader:
         async with self._database.connection() as connection:
             return await shared_pages.list_messages(connection, requests)
 
-    async def _list_conversations(self, requests: list[ConversationPageRequest]) -> list[bytes]:
+    async def _list_conversations(self, requests: list[ConversationPageRequest]) -> list[ConversationPage]:
         async with self._database.connection() as connection:
             return await shared_pages.list_conversations(connection, requests)

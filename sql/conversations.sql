@@ -171,11 +171,12 @@ ORDER BY place
 LIMIT :page_size;
 
 -- name: list_conversation_pages(
---     owner_ids, before_active_ats, before_updated_ats, before_ids, page_sizes
+--     owner_ids, before_active_ats, before_updated_ats, before_ids, page_sizes, known_versions
 -- )
 -- As list_conversations for each of several pages at once, without a filter. The rows name the
--- pages by their places, from 1, in no order. What is sorted ends with the minute of the last row,
--- which the index gives: PostgreSQL 15 would sort an owner's whole list. No tags are NULL.
+-- pages by their places, from 1, in no order; of a page that is as it is known, or empty, there is
+-- a row without id. What is sorted ends with the minute of the last row, which the index gives:
+-- PostgreSQL 15 would sort an owner's whole list. No tags are NULL.
 SELECT
     page.id,
     page.key,
@@ -191,14 +192,16 @@ SELECT
     page.message_count,
     page.created_at,
     page.updated_at,
-    asked.place
+    asked.place,
+    state.version
 FROM
     unnest(
         :owner_ids::uuid[], :before_active_ats::timestamptz[], :before_updated_ats::timestamptz[],
-        :before_ids::uuid[], :page_sizes::integer[]
+        :before_ids::uuid[], :page_sizes::integer[], :known_versions::bytea[]
     ) WITH ORDINALITY
         AS asked (
-            owner_id, before_active_at, before_updated_at, before_id, page_size, place
+            owner_id, before_active_at, before_updated_at, before_id, page_size, known_version,
+            place
         )
 CROSS JOIN
     LATERAL (
@@ -217,7 +220,39 @@ CROSS JOIN
             LIMIT asked.page_size
         ) AS indexed
     ) AS last_minute
-CROSS JOIN LATERAL (
+CROSS JOIN
+    LATERAL (
+        SELECT
+            sha256(
+                array_send(array_agg(listed.id))
+                || array_send(array_agg(listed.created_at))
+                || array_send(array_agg(listed.updated_at))
+                || array_send(array_agg(listed.changed_at))
+                || array_send(array_agg(listed.last_seq))
+                || array_send(array_agg(listed.revision))
+            ) AS version
+        FROM (
+            SELECT
+                conversation.id,
+                conversation.created_at,
+                conversation.updated_at,
+                conversation.changed_at,
+                conversation.last_seq,
+                conversation.revision
+            FROM conversations AS conversation
+            WHERE
+                conversation.owner_id = asked.owner_id
+                AND conversation.deleted_at IS NULL
+                AND conversation.archived_at IS NULL
+                AND conversation.active_at <= asked.before_active_at
+                AND (conversation.updated_at, conversation.id)
+                < (asked.before_updated_at, asked.before_id)
+                AND conversation.active_at >= last_minute.active_at
+            ORDER BY conversation.active_at DESC, conversation.updated_at DESC, conversation.id DESC
+            LIMIT asked.page_size
+        ) AS listed
+    ) AS state
+LEFT JOIN LATERAL (
     SELECT
         conversation.id,
         conversation.key,
@@ -237,7 +272,8 @@ CROSS JOIN LATERAL (
         conversation.updated_at
     FROM conversations AS conversation
     WHERE
-        conversation.owner_id = asked.owner_id
+        state.version IS DISTINCT FROM asked.known_version
+        AND conversation.owner_id = asked.owner_id
         AND conversation.deleted_at IS NULL
         AND conversation.archived_at IS NULL
         AND conversation.active_at <= asked.before_active_at
@@ -246,7 +282,7 @@ CROSS JOIN LATERAL (
         AND conversation.active_at >= last_minute.active_at
     ORDER BY conversation.active_at DESC, conversation.updated_at DESC, conversation.id DESC
     LIMIT asked.page_size
-) AS page;
+) AS page ON TRUE;
 
 -- name: list_archived_conversations(
 --     owner_id, before_active_at, before_updated_at, before_id,

@@ -345,13 +345,13 @@ def listing(place: float, tag: str | None = None) -> Callable[[Scale], Values]:
     return values
 
 
-def listings(place: float) -> Callable[[Scale], Values]:
-    """As listing, twice."""
+def listings(place: float, known: bytes | None = None) -> Callable[[Scale], Values]:
+    """As listing, twice; the version of a page that is known."""
 
     def values(scale: Scale) -> Values:
         one = listing(place)(scale)
         names = ("owner_id", "before_active_at", "before_updated_at", "before_id", "page_size")
-        return {f"{name}s": [one[name]] * 2 for name in names}
+        return {**{f"{name}s": [one[name]] * 2 for name in names}, "known_versions": [known] * 2}
 
     return values
 
@@ -559,6 +559,18 @@ def test_a_page_that_is_known_is_not_read(database: Database, mode: str) -> None
         CONVERSATION
     }
     assert buffers_of(plan) <= 10
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_of_conversations_that_are_known_only_the_versions_are_read(
+    database: Database, mode: str, *, is_known: bool
+) -> None:
+    *_, (*_, version) = execute(database, "list_conversation_pages", listings(0)(LARGE))
+    plan = explain(
+        database, "list_conversation_pages", listings(0, version if is_known else b"")(LARGE), mode, ", ANALYZE"
+    )
+    walks = [node["Actual Rows"] for node, _ in nodes_of(plan) if node.get("Index Name") == LIVE]
+    assert [rows > 0 for rows in walks] == [True, True, not is_known]
 
 
 @pytest.mark.parametrize(("revision", "count"), [(0, 3), (1, 10)])

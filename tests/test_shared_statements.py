@@ -66,6 +66,21 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
+@pytest.fixture
+def unlisted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The same of conversations."""
+    found: list[bool] = []
+    inner = shared_pages.list_conversations
+
+    async def watched(connection: Conn, requests: list[Any]) -> list[Any]:
+        pages = await inner(connection, requests)
+        found.extend(page is request.known for page, request in zip(pages, requests, strict=True))
+        return pages
+
+    monkeypatch.setattr(shared_pages, "list_conversations", watched)
+    return found
+
+
 async def page(client: AsyncClient, path: str, **params: object) -> httpx.Response:
     answer = await client.get(f"{path}/messages", params=params)
     assert answer.status_code == 200, answer.text
@@ -289,6 +304,40 @@ async def test_a_page_is_read_again_only_when_something_has_changed(
     assert problem(await alice.get(f"{path}/messages")) == "not-found"
 
 
+async def test_a_list_is_read_again_only_when_something_has_changed(
+    alice: AsyncClient, alone: AsyncClient, unlisted: list[bool]
+) -> None:
+    paths = [await new_conversation(alice, ["a"]) for _ in range(4)]
+    message = f"{paths[1]}/messages/{(await page(alice, paths[1])).json()['data'][0]['id']}"
+    fresh: dict[str, object] = {"id": "0192a4c8-7c1e-7d3a-9f00-3f1c5a2b7e12"}
+    made_anew = f"/v1/conversations/{fresh['id']}"
+    changes = [
+        lambda: append(alice, paths[0], "b"),
+        lambda: append(alone, paths[1], "of another replica"),
+        lambda: alice.patch(message, json={"content": "A"}),
+        lambda: alice.delete(message),
+        lambda: alice.patch(paths[2], json={"title": "t"}),
+        lambda: alice.patch(paths[2], json={"metadata": {"a": 1.0}, "tags": ["x"]}),
+        lambda: alice.patch(paths[2], json={"pinned": True}),
+        lambda: alice.patch(paths[3], json={"archived": True}),
+        lambda: alice.patch(paths[3], json={"archived": False}),
+        lambda: alice.post(f"{paths[0]}/fork", json={}),
+        lambda: alice.post("/v1/conversations", json=fresh),
+        lambda: alice.delete(made_anew),
+        lambda: alice.post(f"{made_anew}/restore"),
+        lambda: alice.delete(made_anew, params={"purge": "true"}),
+        lambda: alice.post("/v1/conversations", json={**fresh, "title": "anew"}),
+    ]
+    for change in changes:
+        for params in ({}, {"limit": 2}):
+            first, again, whole = [
+                await client.get("/v1/conversations", params=params) for client in (alice, alice, alone)
+            ]
+            assert first.content == again.content == whole.content
+        assert (await change()).is_success
+    assert unlisted == [False, True] * 2 * len(changes)
+
+
 async def test_a_page_that_grows_is_the_one_that_is_read_whole(alice: AsyncClient, alone: AsyncClient) -> None:
     path = await new_conversation(alice)
     changes = random.Random(5)  # the same changes each time
@@ -340,6 +389,15 @@ async def test_what_a_lost_commit_said_is_not_shown_for_what_came_in_its_place(
         await append(alice, path, text)
     shown = [message["content"] for message in (await page(alice, path, order=order)).json()["data"]]
     assert shown == (texts[:50] if order == "asc" else texts[::-1][:50])
+
+
+async def test_a_list_shows_no_change_that_was_lost(alice: AsyncClient, connection: Conn) -> None:
+    path = await new_conversation(alice, title="before")
+    own = UUID(path.rpartition("/")[2])
+    for title in ("lost", "kept"):
+        assert (await alice.patch(path, json={"title": title})).is_success
+        assert (await alice.get("/v1/conversations")).json()["data"][0]["title"] == title
+        await connection.execute("UPDATE conversations SET revision = 0, changed_at = NULL WHERE id = $1", own)
 
 
 @pytest.mark.parametrize("lost", ["an edit", "a title"])

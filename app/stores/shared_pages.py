@@ -30,7 +30,7 @@ _OPENING = b'{"data":['
 _NOTHING: list[Message] = []
 _VERSION = slice(1, 5)
 _CLIENT_ID, _SEQ = 6, 7
-_ID, _TAGS, _UPDATED_AT = 0, 4, -2
+_ID, _TAGS, _UPDATED_AT, _PLACE, _PAGE_VERSION = 0, 4, -3, -2, -1
 _encode = msgspec.json.Encoder().encode
 
 
@@ -93,12 +93,26 @@ class MessagePageRequest(Struct, frozen=True):
         return known.seqs[0] if is_front else None
 
 
+class ConversationPage(Struct, frozen=True):
+    """A page as it is sent, and the versions of its conversations, and of the one behind it."""
+
+    version: bytes | None
+    """None: it has none."""
+    body: bytes
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes to keep."""
+        return len(self.body) + len(self.version or b"")
+
+
 class ConversationPageRequest(Struct, frozen=True):
-    """A page that is asked for."""
+    """A page that is asked for, and as it is known."""
 
     owner: Owner
     limit: int
     position: Position
+    known: ConversationPage | None
 
 
 class _MessageRow(Struct, frozen=True):
@@ -129,6 +143,7 @@ class _MessageRow(Struct, frozen=True):
 class _ConversationRow(ConversationRow, frozen=True):
     tags: list[str] | None  # type: ignore[assignment]  # wider than in a row: here no tags are NULL
     place: int
+    version: bytes | None
 
 
 _LIST_MESSAGES = Query("list_message_pages", _MessageRow)
@@ -241,7 +256,7 @@ def _body(data: bytes, seqs: "array[int]", *, has_more: bool) -> bytes:
     return _OPENING + data + empty[len(_OPENING) :]
 
 
-async def list_conversations(connection: Conn, requests: list[ConversationPageRequest]) -> list[bytes]:
+async def list_conversations(connection: Conn, requests: list[ConversationPageRequest]) -> list[ConversationPage]:
     """The pages, as `conversations.list_conversations` has them without a filter."""
     positions = [request.position for request in requests]
     records = await _LIST_CONVERSATIONS.fetch_records(
@@ -251,10 +266,11 @@ async def list_conversations(connection: Conn, requests: list[ConversationPageRe
         before_updated_ats=[position.updated_at for position in positions],
         before_ids=[position.id for position in positions],
         page_sizes=[request.limit + 1 for request in requests],
+        known_versions=[request.known and request.known.version for request in requests],
     )
     return [
         _conversation_page(request, rows)
-        for request, rows in zip(requests, _by_place(records, len(requests), -1), strict=True)
+        for request, rows in zip(requests, _by_place(records, len(requests), _PLACE), strict=True)
     ]
 
 
@@ -263,18 +279,23 @@ def position_of(listing: ConversationListing) -> Position:
     return decode_cursor(listing.after) if listing.after is not None else FRONT
 
 
-def _conversation_page(request: ConversationPageRequest, rows: list[Record]) -> bytes:
+def _conversation_page(request: ConversationPageRequest, rows: list[Record]) -> ConversationPage:
+    version = rows[0][_PAGE_VERSION]
+    if request.known is not None and version == request.known.version:
+        return request.known
+    if version is None:
+        rows = []
     rows.sort(key=itemgetter(_UPDATED_AT, _ID), reverse=True)
     page = rows[: request.limit]
     user_id = request.owner.user_id
     data = [
         _conversation_line(
-            str(row[_ID]), user_id, *row[1:4], row[_TAGS] or [], *row[5:7], _forked_from(row), *row[9:-1]
+            str(row[_ID]), user_id, *row[1:4], row[_TAGS] or [], *row[5:7], _forked_from(row), *row[9:_PLACE]
         )
         for row in page
     ]
     cursor = encode_cursor(Position(page[-1]["updated_at"], page[-1]["id"])) if len(rows) > request.limit else None
-    return _encode(Page(data=data, has_more=cursor is not None, next_cursor=cursor))
+    return ConversationPage(version, _encode(Page(data=data, has_more=cursor is not None, next_cursor=cursor)))
 
 
 def _forked_from(row: Record) -> ForkedFrom | None:
