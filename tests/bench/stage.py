@@ -80,9 +80,9 @@ def migrated(postgres: Postgres, name: str, *kinds: Kind, **filling: Unpack[Fill
 
 
 @contextmanager
-def running_service(url: DatabaseUrl, tenant: str) -> Iterator[Server]:
+def running_service(url: DatabaseUrl, tenant: str, **settings: str) -> Iterator[Server]:
     """`verbatim serve` with all that it has by default, and an unbound key; settings of the environment count."""
-    settings = {
+    settings |= {
         name: value for name, value in os.environ.items() if name.startswith("VERBATIM_") and "BENCH" not in name
     }
     made = run_verbatim("keys", "create", "--tenant", tenant, DATABASE_URL=text_of(url))
