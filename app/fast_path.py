@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from app.auth import Authentication
 from app.deadlines import Deadline
-from app.exchanges import ApiRequest, BytesResponse, Respond
+from app.exchanges import ApiRequest, BytesResponse, OurRequest, Respond
 from app.headers import raw_header_values
 from app.openai_errors import answer_as_asked
 
@@ -102,7 +102,7 @@ class FastPath:
         try:
             with self._deadline.timed(scope, receive) as timed:
                 caller = scope["user"] = await self._authentication.admit(scope)
-                request: ApiRequest = ApiRequest(scope, timed.receive, send)
+                request: ApiRequest = OurRequest(scope, timed.receive, send)
                 parameters = dict(zip(way.names, values, strict=True))
                 response = await way.answer(request=request, caller=caller, **parameters)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises is answered

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
+from operator import attrgetter
 from typing import Annotated, TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -19,6 +20,7 @@ from msgspec.json import Decoder
 from app.errors import Flaw, InvalidInput, TooLarge
 from app.wire.conversations import ConversationChange, ConversationFork, NewConversation
 from app.wire.messages import (
+    ABSENT,
     DEFAULT_STATUS,
     DEPTH_LIMIT,
     METADATA_LIMIT_BYTES,
@@ -89,6 +91,10 @@ _PAYLOADS = {
     "usage": b"{",
     "metadata": b"{",
 }
+_TEXTS = ("role", "status", "client_id", "tool_call_id", "name", "model")
+_texts_of, _payloads_of = attrgetter(*_TEXTS), attrgetter(*_PAYLOADS)
+_AROUND_TEXTS = [len('"":"",') + len(name) for name in _TEXTS]
+_AROUND_PAYLOADS = [len('"":,') + len(name) for name in _PAYLOADS]
 _TURN_PAYLOADS = ("audio_files", "function_calls", "metadata")
 _ASKED = {"tools": b"[", "tool_choice": b'"{'}
 _SHAPES = {
@@ -117,6 +123,7 @@ class IncomingMessage(Struct, frozen=True):
     metadata: bytes | None
     body_bytes: int
     fingerprint: bytes
+    """Empty where no client id tells a repeated message from another."""
     pointer: str
     """Where it stands in its request."""
     source: bytes | None = None
@@ -153,8 +160,8 @@ def parse_object(raw: bytes, decoder: Decoder[T], pointer: str = "") -> T:
     """
     members = _decode(raw, _MEMBERS, pointer)
     value = _decode(raw, decoder, pointer)
-    if len(raw) != _least_bytes(members) and (name := _repeated_member(raw, members)) is not None:
-        raise InvalidInput(Flaw(pointer=_join(pointer, name), message="the member is repeated"))
+    if len(raw) != _least_bytes(members):
+        _refuse_repeated(raw, members, pointer)
     return value
 
 
@@ -172,6 +179,17 @@ def _decode(raw: bytes, decoder: Decoder[T], pointer: str) -> T:
 def _least_bytes(members: dict[str, Raw]) -> int:
     """What an object of these members takes at least: one of no more has no space, and no member twice."""
     return 1 + sum(map(len, members)) + sum(map(len, map(bytes, members.values()))) + 4 * len(members)
+
+
+def _least_text_bytes(texts: tuple[str | None, ...]) -> int:
+    """The same of a message whose members are these texts; in other scripts, or with escapes, they take more."""
+    return 1 + sum([len(text) + around for text, around in zip(texts, _AROUND_TEXTS, strict=True) if text is not None])
+
+
+def _refuse_repeated(raw: bytes, members: dict[str, Raw], pointer: str) -> None:
+    """Raises InvalidInput for a member that comes twice."""
+    if (name := _repeated_member(raw, members)) is not None:
+        raise InvalidInput(Flaw(pointer=_join(pointer, name), message="the member is repeated"))
 
 
 def _repeated_member(raw: bytes, members: dict[str, Raw]) -> str | None:
@@ -288,12 +306,22 @@ def _is_read_otherwise(value: object, text: str) -> bool:
     return value is None or (type(value) in {bool, int} and str(value).lower() != text)
 
 
-def parse_message(raw: bytes, limit_bytes: int, pointer: str = "") -> IncomingMessage:
+def _incoming(
+    raw: bytes, message: NewMessage, limit_bytes: int, pointer: str = "", *, has_client_ids: bool
+) -> IncomingMessage:
     """One message. Raises InvalidInput, and TooLarge when its payloads exceed `limit_bytes`."""
-    message = parse_object(raw, _NEW_MESSAGE, pointer)
-    payloads = {name: check_payload(name, getattr(message, name), pointer) for name in _PAYLOADS}
+    payloads: dict[str, bytes | None] = dict.fromkeys(_PAYLOADS)
+    least_bytes = _least_text_bytes(_texts_of(message))
+    for name, came, bytes_around in zip(_PAYLOADS, _payloads_of(message), _AROUND_PAYLOADS, strict=True):
+        if came is not ABSENT:
+            payload = bytes(came)
+            least_bytes += bytes_around + len(payload)
+            payloads[name] = _check_payload(name, payload, pointer)
+    if len(raw) != least_bytes:
+        _refuse_repeated(raw, _decode(raw, _MEMBERS, pointer), pointer)
     check_content(payloads, pointer)
     body_bytes = measure_payloads(payloads, limit_bytes, pointer)
+    fingerprint = fingerprint_of(raw) if has_client_ids else b""
     return IncomingMessage(
         message.role,
         message.status or DEFAULT_STATUS,
@@ -303,15 +331,22 @@ def parse_message(raw: bytes, limit_bytes: int, pointer: str = "") -> IncomingMe
         message.model,
         **payloads,
         body_bytes=body_bytes,
-        fingerprint=fingerprint_of(raw),
+        fingerprint=fingerprint,
         pointer=pointer,
     )
 
 
 def parse_messages(raws: list[Raw], limit_bytes: int) -> list[IncomingMessage]:
     """The messages of an envelope's `messages`. Raises InvalidInput, also where a client id comes twice; TooLarge."""
-    messages = [parse_message(bytes(raw), limit_bytes, f"/messages/{place}") for place, raw in enumerate(raws)]
-    refuse_repeats(messages, "client_id")
+    bodies = [(bytes(raw), f"/messages/{place}") for place, raw in enumerate(raws)]
+    came = [_decode(body, _NEW_MESSAGE, pointer) for body, pointer in bodies]
+    has_client_ids = any(message.client_id is not None for message in came)
+    messages = [
+        _incoming(body, message, limit_bytes, pointer, has_client_ids=has_client_ids)
+        for (body, pointer), message in zip(bodies, came, strict=True)
+    ]
+    if has_client_ids:
+        refuse_repeats(messages, "client_id")
     return messages
 
 
@@ -327,9 +362,13 @@ def refuse_repeats(messages: list[IncomingMessage], name: str) -> None:
 
 def parse_append(body: bytes, limit_bytes: int) -> list[IncomingMessage]:
     """The messages of an append: a message object, or `{"messages": [...]}`. Raises InvalidInput and TooLarge."""
-    if (b'"messages"' in body or b"\\u" in body) and "messages" in _decode(body, _MEMBERS, ""):
-        return parse_messages(parse_object(body, _NEW_MESSAGES).messages, limit_bytes)
-    return [parse_message(body, limit_bytes)]
+    try:
+        message = _NEW_MESSAGE.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        if "messages" in _decode(body, _MEMBERS, ""):
+            return parse_messages(parse_object(body, _NEW_MESSAGES).messages, limit_bytes)
+        message = _decode(body, _NEW_MESSAGE, "")
+    return [_incoming(body, message, limit_bytes, has_client_ids=message.client_id is not None)]
 
 
 def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | None]]:
@@ -341,7 +380,10 @@ def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | 
 
 def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
     """A payload's bytes, None when it is absent or null. Raises InvalidInput for a wrong shape or size."""
-    payload = bytes(raw)
+    return _check_payload(name, bytes(raw), pointer)
+
+
+def _check_payload(name: str, payload: bytes, pointer: str) -> bytes | None:
     if not _check_shape(name, payload, _PAYLOADS[name], pointer):
         return None
     pointer = _join(pointer, name)

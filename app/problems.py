@@ -1,8 +1,8 @@
 """Problem details (RFC 9457) for everything that can go wrong: the one place that knows domain errors and HTTP."""
 
 import logging
+import os
 import re
-import secrets
 from collections.abc import Callable
 from typing import Annotated
 
@@ -93,7 +93,7 @@ Render = Callable[[DomainError, str], Answer]
 
 def new_request_id() -> str:
     """An id for a request that has none."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def request_id_of(scope: HTTPScope) -> str:

@@ -106,7 +106,7 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.url = b""
-        self._unparsed_bytes = 0
+        self._unparsed_bytes = self._chunk_bytes = self._received_bytes = 0
         self._flaw: DomainError = InvalidInput(detail="the request is malformed")
         self._is_between = True
         self._is_refused = False
@@ -141,6 +141,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """The path that is asked for, as far as it has arrived."""
         return self.url.partition(b"?")[0].decode("latin-1")
 
+    @property
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
+
     def linger(self) -> None:
         """Takes the rest of a request in vain, for a time."""
         self.flow.resume_reading()
@@ -151,6 +155,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._unparsed_bytes += len(data)
+        self._chunk_bytes = len(data)
+        self._received_bytes += len(data)
         super().data_received(data)
         if self._unparsed_bytes > self.settings.head_limit_bytes:
             self._refuse(HeadTooLarge())
@@ -159,14 +165,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Starts the request. Raises HttpParserError, which ends the parsing."""
-        head_bytes = len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
-        if head_bytes > self.settings.head_limit_bytes:
+        limit = self.settings.head_limit_bytes
+        if self._received_bytes > limit and self._head_bytes > limit:
             self._flaw = HeadTooLarge()
             raise HttpParserError
         if self.parser.should_upgrade() and any(name in _FRAMING and value != b"0" for name, value in self.headers):
             self._flaw = InvalidInput(detail="there is nothing here to upgrade to")
             raise HttpParserError  # the parser would take the body for the next request
         super().on_headers_complete()
+        self._received_bytes = self._chunk_bytes  # of the head before at most, and all of the next one's
         self.scope["state"]["respond"] = partial(self._respond, self.cycle)
         self._unparsed_bytes = 0
         self._is_between = False

@@ -1,6 +1,7 @@
 """Messages on the wire. Fields typed `Raw` are the client's own JSON and cross as the bytes that came."""
 
 from datetime import datetime
+from itertools import repeat
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
@@ -36,6 +37,11 @@ ToolCallId = Annotated[
 ]
 Seq = Annotated[int, Meta(ge=1, lt=2**40, description="The message's place in its conversation, from 1.")]
 Revision = Annotated[int, Meta(ge=0, description="Counts the conversation's changes that are not appends.")]
+
+ABSENT = Raw()
+"""A payload that did not come."""
+
+_absent = repeat(ABSENT).__next__  # a factory, and a fast one: a default that is no JSON has no place in the document
 
 _PART = {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}}
 
@@ -85,16 +91,16 @@ class NewMessage(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A message to be kept. Either `content` or calls must be there."""
 
     role: Role
-    content: Content = field(default_factory=Raw)
-    tool_calls: Calls = field(default_factory=Raw)
+    content: Content = field(default_factory=_absent)
+    tool_calls: Calls = field(default_factory=_absent)
     tool_call_id: ToolCallId | None = None
     name: Label | None = None
-    audio_files: Calls = field(default_factory=Raw)
-    function_calls: Calls = field(default_factory=Raw)
+    audio_files: Calls = field(default_factory=_absent)
+    function_calls: Calls = field(default_factory=_absent)
     model: Label | None = None
-    usage: Usage = field(default_factory=Raw)
+    usage: Usage = field(default_factory=_absent)
     status: Status | None = None
-    metadata: Metadata = field(default_factory=Raw)
+    metadata: Metadata = field(default_factory=_absent)
     client_id: ClientId | None = None
 
 
