@@ -4,10 +4,11 @@ import asyncio
 import logging
 from asyncio import get_running_loop
 from asyncio import timeout as asyncio_timeout
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import Callable, Coroutine, Hashable
+from contextlib import suppress
 from contextvars import Context
 from time import monotonic
+from types import TracebackType
 from typing import TypeAlias
 
 import asyncpg
@@ -31,7 +32,6 @@ _PASSING_SQLSTATES = ("08", "53", "57P0", "57014", "40001", "40P01", "55P03", "2
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _IDLE_SECONDS = 60  # no gateway between us and the database forgets a connection sooner
 _ORPHAN_SECONDS = 10
-_NO_LANE = nullcontext()
 
 
 def is_passing(error: BaseException) -> bool:
@@ -137,34 +137,37 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
-    @asynccontextmanager
-    async def connection(self, lane: Hashable = None) -> AsyncIterator[Conn]:
-        """A connection outside any transaction; of those who name a lane, few at once have one.
+    def connection(self, lane: Hashable = None) -> "Lease":
+        """A connection outside any transaction, for a block; of those who name a lane, few at once have one.
 
         A lane is what they contend for, so that they wait for each other without the connections that others need.
         Raises Unavailable for what may pass, unique violations as they are.
         """
+        return Lease(self, lane)
+
+    async def lend(self, lane: Hashable) -> _Pooled:
+        """What a lease begins with. Raises Unavailable, and what asyncpg raises."""
         ends_at = monotonic() + self._settings.acquire_timeout_seconds
+        if lane is not None:
+            await self._lanes.take(lane)
         try:
-            async with _NO_LANE if lane is None else self._lanes.enter(lane):
-                connection = await self._take(ends_at)
-                try:
-                    yield connection
-                except DomainError:
-                    self._give_back(connection)
-                    raise
-                except BaseException:
-                    # Behind the answer: what is to be cleaned up may take as long as what went wrong.
-                    self._later(self._release(connection, is_clean=False))
-                    raise
-                self._give_back(connection)
+            return await self._take(ends_at)
+        except BaseException:
             if lane is not None:
+                self._lanes.give_back(lane)
+            raise
+
+    def end(self, lane: Hashable, connection: _Pooled, error: BaseException | None) -> None:
+        """What a lease ends with."""
+        if error is None or isinstance(error, DomainError):
+            self._give_back(connection)
+        else:
+            # Behind the answer: what is to be cleaned up may take as long as what went wrong.
+            self._later(self._release(connection, is_clean=False))
+        if lane is not None:
+            self._lanes.give_back(lane)
+            if error is None:
                 self.tell(lane)
-        except (asyncpg.PostgresError, *_LOST) as error:
-            if not is_passing(error):
-                raise
-            _logger.warning("unavailable", extra={"fields": cause_of(error)})
-            raise Unavailable from None
 
     async def _take(self, ends_at: float) -> _Pooled:
         """The connection that was used last, else one of the pool's, which takes its time over each."""
@@ -215,3 +218,37 @@ class Database:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class Lease:
+    """A connection of the pool, while a block runs."""
+
+    __slots__ = ("_connection", "_database", "_lane")
+    _connection: _Pooled
+
+    def __init__(self, database: Database, lane: Hashable) -> None:
+        self._database, self._lane = database, lane
+
+    async def __aenter__(self) -> Conn:
+        """Takes it."""
+        try:
+            self._connection = await self._database.lend(self._lane)
+        except (asyncpg.PostgresError, *_LOST) as error:
+            _refuse_passing(error)
+            raise
+        return self._connection
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        """Gives it back."""
+        self._database.end(self._lane, self._connection, error)
+        if isinstance(error, (asyncpg.PostgresError, *_LOST)):
+            _refuse_passing(error)
+
+
+def _refuse_passing(error: BaseException) -> None:
+    """Raises Unavailable for what may pass."""
+    if is_passing(error):
+        _logger.warning("unavailable", extra={"fields": cause_of(error)})
+        raise Unavailable from None
