@@ -5,6 +5,7 @@ import json
 import random
 from asyncio import gather
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -392,13 +393,38 @@ async def test_what_a_lost_commit_said_is_not_shown_for_what_came_in_its_place(
     assert shown == (texts[:50] if order == "asc" else texts[::-1][:50])
 
 
-async def test_a_list_shows_no_change_that_was_lost(alice: AsyncClient, connection: Conn) -> None:
-    path = await new_conversation(alice, title="before")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "created_at = created_at - interval '1 second'",
+        "updated_at = updated_at + interval '1 second'",
+        "changed_at = now(), title = 'otherwise'",
+        "last_seq = last_seq + 1",
+        "revision = revision + 1",
+    ],
+)
+async def test_a_list_is_read_again_for_any_one_difference(
+    alice: AsyncClient, alone: AsyncClient, connection: Conn, change: str
+) -> None:
+    path = await new_conversation(alice, ["a"])
     own = UUID(path.rpartition("/")[2])
-    for title in ("lost", "kept"):
-        assert (await alice.patch(path, json={"title": title})).is_success
-        assert (await alice.get("/v1/conversations")).json()["data"][0]["title"] == title
-        await connection.execute("UPDATE conversations SET revision = 0, changed_at = NULL WHERE id = $1", own)
+    before = await alice.get("/v1/conversations")
+    await connection.execute(f"UPDATE conversations SET {change} WHERE id = $1", own)
+    ours, whole = [await client.get("/v1/conversations") for client in (alice, alone)]
+    assert ours.content == whole.content != before.content
+
+
+async def test_a_list_is_read_again_for_another_conversation(
+    alice: AsyncClient, alone: AsyncClient, connection: Conn
+) -> None:
+    moment = datetime.now(UTC)
+    for _ in range(2):
+        path = await new_conversation(alice)
+        own = UUID(path.rpartition("/")[2])
+        await connection.execute("UPDATE conversations SET created_at = $1, updated_at = $1 WHERE id = $2", moment, own)
+        ours, whole = [await client.get("/v1/conversations") for client in (alice, alone)]
+        assert ours.content == whole.content
+        assert (await alice.delete(path, params={"purge": "true"})).status_code == 204
 
 
 @pytest.mark.parametrize("lost", ["an edit", "a title"])
