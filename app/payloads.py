@@ -311,16 +311,18 @@ def _incoming(
 ) -> IncomingMessage:
     """One message. Raises InvalidInput, and TooLarge when its payloads exceed `limit_bytes`."""
     payloads: dict[str, bytes | None] = dict.fromkeys(_PAYLOADS)
-    least_bytes = _least_text_bytes(_texts_of(message))
+    body_bytes, least_bytes = 0, _least_text_bytes(_texts_of(message))
     for name, came, bytes_around in zip(_PAYLOADS, _payloads_of(message), _AROUND_PAYLOADS, strict=True):
         if came is not ABSENT:
             payload = bytes(came)
             least_bytes += bytes_around + len(payload)
-            payloads[name] = _check_payload(name, payload, pointer)
+            if _check_payload(name, payload, pointer):
+                payloads[name] = payload
+                body_bytes += len(payload)
     if len(raw) != least_bytes:
         _refuse_repeated(raw, _decode(raw, _MEMBERS, pointer), pointer)
     check_content(payloads, pointer)
-    body_bytes = measure_payloads(payloads, limit_bytes, pointer)
+    _refuse_large(body_bytes, limit_bytes, pointer)
     fingerprint = fingerprint_of(raw) if has_client_ids else b""
     return IncomingMessage(
         message.role,
@@ -380,21 +382,21 @@ def parse_message_change(body: bytes) -> tuple[MessageChange, dict[str, bytes | 
 
 def check_payload(name: str, raw: Raw, pointer: str = "") -> bytes | None:
     """A payload's bytes, None when it is absent or null. Raises InvalidInput for a wrong shape or size."""
-    return _check_payload(name, bytes(raw), pointer)
+    payload = bytes(raw)
+    return payload if _check_payload(name, payload, pointer) else None
 
 
-def _check_payload(name: str, payload: bytes, pointer: str) -> bytes | None:
+def _check_payload(name: str, payload: bytes, pointer: str) -> bool:
     if not _check_shape(name, payload, _PAYLOADS[name], pointer):
-        return None
-    pointer = _join(pointer, name)
+        return False
     if name == "content" and payload[0] == ord("["):
         try:
             _PARTS.decode(payload)
         except msgspec.ValidationError as error:
-            raise InvalidInput(_flaw(str(error), pointer)) from None
+            raise InvalidInput(_flaw(str(error), _join(pointer, name))) from None
     if name == "metadata" and len(payload) > METADATA_LIMIT_BYTES:
-        raise InvalidInput(Flaw(pointer=pointer, message=f"is larger than {METADATA_LIMIT_BYTES} bytes"))
-    return payload
+        raise InvalidInput(Flaw(pointer=_join(pointer, name), message=f"is larger than {METADATA_LIMIT_BYTES} bytes"))
+    return True
 
 
 def _check_shape(name: str, payload: bytes, firsts: bytes, pointer: str) -> bool:
@@ -418,9 +420,13 @@ def check_content(payloads: dict[str, bytes | None], pointer: str = "") -> None:
 def measure_payloads(payloads: dict[str, bytes | None], limit_bytes: int, pointer: str = "") -> int:
     """The bytes of one message's payloads. Raises TooLarge."""
     body_bytes = sum(map(len, filter(None, payloads.values())))
+    _refuse_large(body_bytes, limit_bytes, pointer)
+    return body_bytes
+
+
+def _refuse_large(body_bytes: int, limit_bytes: int, pointer: str) -> None:
     if body_bytes > limit_bytes:
         raise TooLarge(f"the message at '{pointer}' has {body_bytes} bytes of payload, more than {limit_bytes}")
-    return body_bytes
 
 
 def count_tokens(usage: bytes | None) -> tuple[int, int]:

@@ -89,32 +89,32 @@ def refuse_reserved_ids(messages: list[IncomingMessage], ids: MessageIds) -> Non
             raise ReservedId(Flaw(pointer=pointer, message="has the form of a message id of this conversation"))
 
 
+def _column(values: list[T | None]) -> list[T | None] | None:
+    """A column of messages; the driver takes its time over each NULL, and none over no array."""
+    return None if values.count(None) == len(values) else values
+
+
 def columns_of(messages: list[IncomingMessage]) -> dict[str, object]:
     """The messages as one array for each column, with the sums of their tokens."""
-    tokens = [count_tokens(message.usage) for message in messages]
+    tokens = [count_tokens(message.usage) for message in messages if message.usage is not None]
     return {
         "roles": [message.role for message in messages],
         "statuses": [message.status for message in messages],
-        "message_client_ids": [message.client_id for message in messages],
-        "tool_call_ids": [message.tool_call_id for message in messages],
-        "names": [message.name for message in messages],
-        "models": [message.model for message in messages],
-        "contents": [message.content for message in messages],
-        "tool_calls": [message.tool_calls for message in messages],
-        "audio_files": [message.audio_files for message in messages],
-        "function_calls": [message.function_calls for message in messages],
-        "usages": [message.usage for message in messages],
-        "metadata": [message.metadata for message in messages],
-        "sources": [message.source for message in messages],
+        "message_client_ids": _column([message.client_id for message in messages]),
+        "tool_call_ids": _column([message.tool_call_id for message in messages]),
+        "names": _column([message.name for message in messages]),
+        "models": _column([message.model for message in messages]),
+        "contents": _column([message.content for message in messages]),
+        "tool_calls": _column([message.tool_calls for message in messages]),
+        "audio_files": _column([message.audio_files for message in messages]),
+        "function_calls": _column([message.function_calls for message in messages]),
+        "usages": _column([message.usage for message in messages]),
+        "metadata": _column([message.metadata for message in messages]),
+        "sources": _column([message.source for message in messages]),
         "body_bytes": [message.body_bytes for message in messages],
         "input_tokens": sum(count for count, _ in tokens),
         "output_tokens": sum(count for _, count in tokens),
     }
-
-
-def _column(values: list[T | None]) -> list[T | None] | None:
-    """A column of a shared statement; the driver takes its time over each NULL, and none over no array."""
-    return values if any(value is not None for value in values) else None
 
 
 async def append_shared(connection: Conn, requests: list[tuple[Place, Append]]) -> list[Appended | None]:
@@ -204,7 +204,7 @@ async def _write(connection: Conn, owner_id: UUID, conversation_id: UUID, append
     fingerprints = _fingerprints(append)
     if len(append.messages) > 1:
         columns = columns_of(append.messages)
-        return await _APPEND_MANY.fetch_one(connection, **key_values, **columns, fingerprints=fingerprints)
+        return await _APPEND_MANY.fetch_one(connection, **key_values, **columns, fingerprints=_column(fingerprints))
     message = append.messages[0]
     input_tokens, output_tokens = count_tokens(message.usage)
     return await _APPEND_ONE.fetch_one(
