@@ -15,7 +15,7 @@ from msgspec import Struct
 from app import sse
 from app.auth import Administrator, Caller
 from app.errors import InvalidInput, NotFound, UnsupportedMediaType
-from app.headers import Expected, header_values, parse_idempotency_key, parse_if_match
+from app.headers import Expected, header_values, parse_idempotency_key, parse_if_match, raw_header_values
 from app.identifiers import parse_uuid
 from app.payloads import parse_query, read
 
@@ -86,8 +86,8 @@ class BytesResponse(Response[bytes]):
 
 async def read_body(request: ApiRequest, parse: Callable[[bytes], T]) -> T:
     """What `parse` makes of the JSON body. Raises UnsupportedMediaType, TooLarge, InvalidInput."""
-    content_types = header_values(request.scope, b"content-type")
-    if len(content_types) != 1 or content_types[0].partition(";")[0].strip().lower() != "application/json":
+    content_types = raw_header_values(request.scope, b"content-type")
+    if len(content_types) != 1 or content_types[0].partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType
     return await read(await request.body(), parse)
 

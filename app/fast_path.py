@@ -5,7 +5,7 @@ The handler, and what stands around it (deadline, credentials, errors, log), is 
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import cast
 
 from litestar import Request
@@ -117,4 +117,9 @@ class FastPath:
 
 def _has_plain_host(scope: HTTPScope) -> bool:
     """Whether the framework, which refuses what is no host, has nothing to look at."""
-    return all(_PLAIN_HOST.fullmatch(value) for value in raw_header_values(scope, b"host"))
+    return all(map(_is_plain, raw_header_values(scope, b"host")))
+
+
+@lru_cache(maxsize=100)
+def _is_plain(host: bytes) -> bool:
+    return _PLAIN_HOST.fullmatch(host) is not None
