@@ -29,7 +29,7 @@ SHARED_LIMIT = 100
 _WORKERS = 4
 _MOST_WORKERS = 8
 _BATCH_SIZE = 16
-_LISTS_PART = 16  # of the memory for pages of messages: lists are as much smaller
+_LISTS_PART = 16  # of the memory for pages: a list is as much smaller than a page of messages
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,8 +40,9 @@ class Reader:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._is_sharing = settings.shared_statements
-        self._known_messages: PageCache[MessagePage] = PageCache(settings.page_cache_bytes)
-        self._known_conversations: PageCache[ConversationPage] = PageCache(settings.page_cache_bytes // _LISTS_PART)
+        lists_bytes = settings.page_cache_bytes // _LISTS_PART
+        self._known_messages: PageCache[MessagePage] = PageCache(settings.page_cache_bytes - lists_bytes)
+        self._known_conversations: PageCache[ConversationPage] = PageCache(lists_bytes)
         batches = partial(Batches, width=_WORKERS, most=_MOST_WORKERS, size=_BATCH_SIZE, length=settings.queue_limit)
         self._message_pages: dict[str, Batches[MessagePageRequest, MessagePage | Unread]] = {
             order: batches(self._list_messages) for order in ("asc", "desc")

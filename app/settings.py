@@ -64,7 +64,7 @@ class Settings(Struct, kw_only=True, frozen=True):
         bool, Meta(description="Lets requests that arrive at the same time share a statement. Off on Citus.")
     ] = True
     page_cache_bytes: Annotated[
-        int, Meta(ge=0, le=2**36, description="The most memory for pages of messages that may be asked for again.")
+        int, Meta(ge=0, le=2**36, description="The most memory for pages that may be asked for again.")
     ] = 256 * 2**20
     request_timeout_seconds: Annotated[
         Seconds, Meta(description="The longest time to an answer, once the request is there.")
