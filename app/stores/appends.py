@@ -183,11 +183,21 @@ async def find_replay(connection: Conn, owner_id: UUID, conversation_id: UUID, a
 
     Raises NotFound, PreconditionFailed, IdempotencyKeyReused, ClientIdReused.
     """
-    messages = await _replay(connection, owner_id, conversation_id, append, MessageIds(conversation_id))
-    if messages is None:
-        return None
+    stored = await _list_stored(connection, owner_id, conversation_id, append)
     # Read behind the messages, else it could be older than they are.
     version = await _version(connection, owner_id, conversation_id)
+    if not stored and not _is_expected(version, append):
+        stored = await _list_stored(connection, owner_id, conversation_id, append)
+        if not stored:
+            raise PreconditionFailed(version.last_seq, version.revision)
+        version = await _version(connection, owner_id, conversation_id)  # this very append came in between
+    if not stored:
+        return None
+    ids = MessageIds(conversation_id)
+    if append.key is None:
+        messages = await _replay_by_client_ids(connection, owner_id, conversation_id, append, ids, stored)
+    else:
+        messages = _replay_by_key(append, ids, stored)
     return Appended(messages=messages, last_seq=version.last_seq, revision=version.revision)
 
 
@@ -253,31 +263,28 @@ async def _version(connection: Conn, owner_id: UUID, conversation_id: UUID) -> V
     return version
 
 
-async def _replay(
-    connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append, ids: MessageIds
-) -> list[AppendedMessage] | None:
-    """What a repeated request made; None: nothing of it is stored, and the write may be tried again."""
-    version = await _version(connection, owner_id, conversation_id)
-    stored = await _LIST_STORED.fetch(
+async def _list_stored(connection: Conn, owner_id: UUID, conversation_id: UUID, append: Append) -> list[_Stored]:
+    return await _LIST_STORED.fetch(
         connection,
         owner_id=owner_id,
         conversation_id=conversation_id,
         append_key=append.key,
         client_ids=[message.client_id for message in append.messages if message.client_id is not None],
     )
-    if append.key is None and stored:
-        return await _replay_by_client_ids(connection, owner_id, conversation_id, append, ids, stored)
+
+
+def _is_expected(version: Version, append: Append) -> bool:
+    expected = append.expected or Expected()
+    return expected.seq in {None, version.last_seq} and expected.revision in {None, version.revision}
+
+
+def _replay_by_key(append: Append, ids: MessageIds, stored: list[_Stored]) -> list[AppendedMessage]:
     for row in stored:
         if row.append_key == append.key:
             if row.fingerprint != append.fingerprint:
                 raise IdempotencyKeyReused
             return _messages(append, ids, row.seq, row.created_at)
-    if stored:
-        raise ClientIdReused
-    expected = append.expected or Expected()
-    if expected.seq not in {None, version.last_seq} or expected.revision not in {None, version.revision}:
-        raise PreconditionFailed(version.last_seq, version.revision)
-    return None
+    raise ClientIdReused
 
 
 async def _replay_by_client_ids(
