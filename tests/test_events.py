@@ -456,9 +456,9 @@ async def test_idle_followers_cost_one_statement_a_look(
     looks: list[int] = []
     statements: list[str] = []
 
-    async def list_moved_heads(connection: Conn, known: Any) -> Any:
-        looks.append(len(known))
-        return await stores_heads.list_moved_heads(connection, known)
+    async def list_moved_heads(connection: Conn, followed: stores_heads.Followed) -> Any:
+        looks.append(len(followed.keys))
+        return await stores_heads.list_moved_heads(connection, followed)
 
     async with replica(settings, url) as made, made.client(key) as client, AsyncExitStack() as stack:
         for _ in range(30):
