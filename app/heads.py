@@ -224,9 +224,7 @@ class Heads:
         if not self._eager:
             return Followed({})
         is_calm = self._eager.isdisjoint
-        return Followed(
-            {key: watch.head for key, watch in self._conversations.items() if not is_calm(watch.followers)}
-        )
+        return Followed({key: watch.head for key, watch in self._conversations.items() if not is_calm(watch.followers)})
 
     def _tell_owners(self, owners: FollowedOwners, changed: list[ChangedConversation]) -> None:
         rows_of: dict[UUID, list[ChangedConversation]] = {owner_id: [] for owner_id in self._told_owners & owners.ids}

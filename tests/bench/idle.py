@@ -17,7 +17,6 @@ from tests.bench.report import describe_machine, print_machine, print_table
 from tests.bench.requests import Call, requests_of
 from tests.bench.stage import Postgres, Server, migrated, running_postgres, running_service
 
-
 EVENTS = Call(path="/v1/conversations/{id}/events")
 OWNER_EVENTS = Call(path="/v1/events")
 BEAT_SECONDS = Settings().heartbeat_seconds
@@ -89,7 +88,7 @@ def _check(opened: list[socket.socket], seconds: float) -> None:
     """Whether each stream has said all the time that it is there."""
     least = int(seconds / BEAT_SECONDS)
     for stream in opened:
-        stream.setblocking(False)
+        stream.settimeout(0)
         said = stream.recv(2**20)
         assert said.count(_BEAT) >= least, said
 
