@@ -206,11 +206,12 @@ class Heads:
             if watch := self._conversations.get(key):
                 watch.head = head
                 watch.wake()
-                self._followed = None
+        if moved and self._followed is not None:  # else one of them came or went meanwhile
+            self._followed.move(moved)
         self._tell_owners(owners, changed)
 
     def _to_look_at(self) -> Followed:
-        """All conversations, made ready once for all looks until one of them has moved, came or went."""
+        """All conversations, made ready once for all looks until one of them comes or goes."""
         if self._followed is None:
             self._followed = Followed({key: watch.head for key, watch in self._conversations.items()})
         return self._followed

@@ -373,8 +373,8 @@ def reply(**values: object) -> Callable[[Scale], Values]:
 def heads(scale: Scale) -> Values:
     heads = [FollowedHead(scale.size, 0, scale.size * 10), FollowedHead(0, 0, 0)]
     keys = [(scale.ids["owner_id"], scale.conversation(n)) for n in (1, 4)]
-    followed = vars(Followed(dict(zip(keys, heads, strict=True))))
-    return {name: value for name, value in followed.items() if name != "keys"}
+    followed = Followed(dict(zip(keys, heads, strict=True)))
+    return {name: getattr(followed, name) for name in TEXTS["list_moved_heads"].parameters}
 
 
 CONVERSATION = "conversations_owner_id_id_pkey"

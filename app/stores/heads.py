@@ -39,14 +39,20 @@ class FollowedHead(NamedTuple):
 class Followed:
     """Conversations, by owner and id, and where they stand, as PostgreSQL reads them: made once for many looks.
 
-    Of the texts of five lists asyncpg takes nothing; of 500 conversations in the lists themselves 0.4 ms each time.
+    As texts 500 take 0.3 ms of CPU each time, as lists of which asyncpg encodes each element 3.6 ms.
     """
 
     def __init__(self, known: Mapping[tuple[UUID, UUID], FollowedHead]) -> None:
         self.keys = list(known)
-        heads = known.values()
+        self._heads = dict(known)
         self.owner_ids = _array(owner_id for owner_id, _ in self.keys)
         self.conversation_ids = _array(conversation_id for _, conversation_id in self.keys)
+        self.move({})
+
+    def move(self, moved: Mapping[tuple[UUID, UUID], FollowedHead]) -> None:
+        """Takes note of where some of them stand now."""
+        self._heads.update(moved)
+        heads = self._heads.values()
         self.last_seqs = _array(head.last_seq for head in heads)
         self.revisions = _array(head.revision for head in heads)
         self.reply_char_counts = _array(head.reply_char_count for head in heads)
