@@ -152,6 +152,7 @@ class Timed:
         async def send_in_time(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.ends_at = math.inf
+                self._deadline.clock.discard(self)
             await send(message)
 
         return send_in_time

@@ -7,7 +7,7 @@ followers at once, what others wrote is seen when the heads are looked at next.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
@@ -15,16 +15,22 @@ from uuid import UUID
 from msgspec import Struct
 
 from app.auth import Caller, Token
+from app.clock import TICK_SECONDS, Clock, Sleeper
 from app.database import Database
 from app.errors import Unavailable
 from app.logs import log_broken
 from app.settings import Settings
-from app.stores.heads import TOLD_LIMIT, ChangedConversation, FollowedHead, list_changed_conversations, list_moved_heads
+from app.stores.heads import (
+    TOLD_LIMIT,
+    ChangedConversation,
+    Followed,
+    FollowedHead,
+    FollowedOwners,
+    list_changed_conversations,
+    list_moved_heads,
+)
 
 KeyT = TypeVar("KeyT", bound=Hashable)
-
-TICK_SECONDS = 0.25
-"""How often the heads of growing replies are looked at."""
 
 GATHER_SECONDS = 0.1
 """How long what is written here waits, so that an owner who writes much is looked at once for many writes."""
@@ -42,35 +48,28 @@ class Told(Struct, frozen=True):
     told_at: datetime
 
 
-class Follower:
+class Follower(Sleeper):
     """One stream that follows a conversation, or all of an owner's."""
 
-    def __init__(self, token: Token, turn: asyncio.Semaphore, *, is_eager: bool = False) -> None:
+    def __init__(self, token: Token, turn: asyncio.Semaphore, clock: Clock, eager: "set[Follower]") -> None:
+        super().__init__(clock)
+        self._eager = eager
         self.token = token
         self.turn = turn
         """To be held while it looks: of however many are woken at once, few have a connection."""
-        self.is_eager = is_eager
-        """Whether it follows a reply that another replica may be making."""
         self.is_over = False
         """Whether it should go and come back: this process stops, or its credentials are no good any more."""
         self.told: dict[UUID, Told] = {}
         """For an owner's follower: what changed since it looked last."""
         self.has_missed = False
         """For an owner's follower: more changed than can be told."""
-        self._moved = asyncio.Event()
 
-    def wake(self) -> None:
-        """Has it look."""
-        self._moved.set()
-
-    async def wait(self, seconds: float) -> bool:
-        """Whether there may be something new; False: nothing for so long."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._moved.wait()
-        is_moved = self._moved.is_set()
-        self._moved.clear()
-        return is_moved
+    def set_eager(self, *, is_eager: bool) -> None:
+        """Says whether it follows a reply that another replica may be making."""
+        if is_eager:
+            self._eager.add(self)
+        else:
+            self._eager.discard(self)
 
 
 class _Watch:
@@ -100,9 +99,14 @@ class Heads:
         self._is_good, self._is_draining = is_good, is_draining
         self._conversations: dict[tuple[UUID, UUID], _Watch] = {}
         self._owners: dict[UUID, _Watch] = {}
+        self._followed: Followed | None = None
+        self._followed_owners: FollowedOwners | None = None
+        self._eager: set[Follower] = set()
         self._due_owners: set[UUID] = set()
+        self._told_owners: set[UUID] = set()
         self._turn = asyncio.Semaphore(max(1, settings.pool_size // _POOL_SHARE))
-        self._kick = asyncio.Event()
+        self._clock = Clock()
+        self._sleeper = Sleeper(self._clock)
         self._task: asyncio.Task[None] | None = None
         database.listen(self._on_written)
 
@@ -115,29 +119,32 @@ class Heads:
     @contextmanager
     def follow(self, caller: Caller, conversation_id: UUID, *, is_eager: bool = False) -> Iterator[Follower]:
         """Follows a conversation of the caller while the block runs."""
-        key = (caller.owner.id, conversation_id)
-        made = Follower(caller.token, self._turn, is_eager=is_eager)
-        with self._following(self._conversations, key, made) as follower:
+        with self._following(self._conversations, (caller.owner.id, conversation_id), caller.token) as follower:
+            follower.set_eager(is_eager=is_eager)
             yield follower
 
     @contextmanager
     def follow_owner(self, caller: Caller) -> Iterator[Follower]:
         """Follows all conversations of the caller while the block runs."""
-        with self._following(self._owners, caller.owner.id, Follower(caller.token, self._turn)) as follower:
+        with self._following(self._owners, caller.owner.id, caller.token) as follower:
             yield follower
 
     @contextmanager
-    def _following(self, watches: dict[KeyT, _Watch], key: KeyT, follower: Follower) -> Iterator[Follower]:
+    def _following(self, watches: dict[KeyT, _Watch], key: KeyT, token: Token) -> Iterator[Follower]:
+        follower = Follower(token, self._turn, self._clock, self._eager)
         watch = watches.setdefault(key, _Watch())
         watch.followers.add(follower)
+        self._followed = self._followed_owners = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         try:
             yield follower
         finally:
+            follower.set_eager(is_eager=False)
             watch.followers.discard(follower)
             if not watch.followers:
                 watches.pop(key, None)
+                self._followed = self._followed_owners = None
 
     def wake(self, owner_id: UUID, conversation_id: UUID) -> None:
         """Has the followers of a conversation look at it at once."""
@@ -151,34 +158,34 @@ class Heads:
                     watch.wake()
                 if owner_id in self._owners:
                     self._due_owners.add(owner_id)
-                    self._kick.set()
+                    self._sleeper.wake()
 
     async def _run(self) -> None:
         """Looks as long as there is a follower."""
-        loop = asyncio.get_running_loop()
-        next_look_at = loop.time()
-        next_check_at = loop.time() + _CREDENTIAL_SECONDS
+        time = asyncio.get_running_loop().time
+        next_look_at = gathered_at = time()
+        next_check_at = time() + _CREDENTIAL_SECONDS
         while self._conversations or self._owners:
-            await asyncio.sleep(GATHER_SECONDS)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS - GATHER_SECONDS):
-                    await self._kick.wait()
-            self._kick.clear()
+            await self._sleeper.wait(0)
+            if time() < gathered_at:
+                await asyncio.sleep(gathered_at - time())
             if self._is_draining():
                 self._end_all()
-            is_full = loop.time() >= next_look_at
+            is_full = time() >= next_look_at
             if is_full:
-                next_look_at = loop.time() + self._settings.follow_seconds
+                next_look_at = time() + self._settings.follow_seconds - TICK_SECONDS / 2
             try:
                 await self._look(is_full=is_full)
-                if loop.time() >= next_check_at:
-                    next_check_at = loop.time() + _CREDENTIAL_SECONDS
+                if time() >= next_check_at:
+                    next_check_at = time() + _CREDENTIAL_SECONDS
                     await self._check_credentials()
             except Unavailable:
                 continue  # the database has its own line in the log
             except Exception as error:  # noqa: BLE001  # the followers of everybody hang on it
                 log_broken(_logger, error)
                 await asyncio.sleep(self._settings.follow_seconds)
+            finally:
+                gathered_at = time() + GATHER_SECONDS
 
     def _end_all(self) -> None:
         for watch in [*self._conversations.values(), *self._owners.values()]:
@@ -187,29 +194,45 @@ class Heads:
             watch.wake()
 
     async def _look(self, *, is_full: bool) -> None:
-        known = {
-            key: watch.head
-            for key, watch in self._conversations.items()
-            if is_full or any(follower.is_eager for follower in watch.followers)
-        }
-        owners = [owner_id for owner_id in self._owners if is_full or owner_id in self._due_owners]
+        followed = self._to_look_at() if is_full else self._hurried()
+        owners = self._owners_to_look_at() if is_full else FollowedOwners(self._due_owners & self._owners.keys())
         self._due_owners.clear()
-        if not known and not owners:
+        if not followed.keys and not owners.ids:
             return
         async with self._database.connection() as connection:
-            moved = await list_moved_heads(connection, known) if known else {}
-            changed = await list_changed_conversations(connection, owners) if owners else []
+            moved = await list_moved_heads(connection, followed) if followed.keys else {}
+            changed = await list_changed_conversations(connection, owners) if owners.ids else []
         for key, head in moved.items():
             if watch := self._conversations.get(key):
                 watch.head = head
                 watch.wake()
+        if moved and self._followed is not None:  # else one of them came or went meanwhile
+            self._followed.move(moved)
         self._tell_owners(owners, changed)
 
-    def _tell_owners(self, owners: list[UUID], changed: list[ChangedConversation]) -> None:
-        rows_of: dict[UUID, list[ChangedConversation]] = {owner_id: [] for owner_id in owners}
+    def _to_look_at(self) -> Followed:
+        """All conversations, made ready once for all looks until one of them comes or goes."""
+        if self._followed is None:
+            self._followed = Followed({key: watch.head for key, watch in self._conversations.items()})
+        return self._followed
+
+    def _owners_to_look_at(self) -> FollowedOwners:
+        if self._followed_owners is None:
+            self._followed_owners = FollowedOwners(self._owners)
+        return self._followed_owners
+
+    def _hurried(self) -> Followed:
+        if not self._eager:
+            return Followed({})
+        is_calm = self._eager.isdisjoint
+        return Followed({key: watch.head for key, watch in self._conversations.items() if not is_calm(watch.followers)})
+
+    def _tell_owners(self, owners: FollowedOwners, changed: list[ChangedConversation]) -> None:
+        rows_of: dict[UUID, list[ChangedConversation]] = {owner_id: [] for owner_id in self._told_owners & owners.ids}
         for row in changed:
-            rows_of[row.owner_id].append(row)
+            rows_of.setdefault(row.owner_id, []).append(row)
         for owner_id, rows in rows_of.items():
+            self._told_owners.discard(owner_id)
             watch = self._owners.get(owner_id)
             if watch is None:
                 continue
@@ -225,6 +248,8 @@ class Heads:
                 if follower.told or follower.has_missed:
                     follower.wake()
             watch.seen = seen
+            if seen:
+                self._told_owners.add(owner_id)
 
     async def _check_credentials(self) -> None:
         followers = [

@@ -8,6 +8,7 @@ import msgspec
 
 from app import sse
 from app.auth import Caller
+from app.clock import TICK_SECONDS
 from app.database import Database
 from app.errors import Unavailable
 from app.heads import Follower, Heads
@@ -31,11 +32,12 @@ async def stream_events(
         look_now = look(follower)
         sent_at = time()
         ends_at = sent_at + settings.stream_seconds
+        silent_seconds = max(0.0, settings.heartbeat_seconds - TICK_SECONDS)  # a wait ends late, a heartbeat does not
         is_moved = is_behind = True
         while not follower.is_over and (is_behind or time() < ends_at):
             events: list[bytes] = []
             is_away = False
-            wait_seconds = min(ends_at, sent_at + settings.heartbeat_seconds) - time()
+            wait_seconds = min(ends_at, sent_at + silent_seconds) - time()
             if is_moved:
                 try:
                     async with follower.turn:
@@ -52,7 +54,7 @@ async def stream_events(
             elif not events:
                 is_behind = False
                 is_moved = await follower.wait(wait_seconds)
-            if time() >= sent_at + settings.heartbeat_seconds:
+            if time() >= sent_at + silent_seconds:
                 yield sse.HEARTBEAT
                 sent_at = time()
         yield sse.RETRY

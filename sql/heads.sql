@@ -24,7 +24,7 @@ WHERE
 --     owner_ids, conversation_ids, last_seqs, revisions, reply_char_counts
 -- )
 -- The heads that are not as they were, as get_head has them, by their places in the arrays, from 1.
--- NULLs: the conversation is absent, foreign or deleted.
+-- NULLs: the conversation is absent, foreign or deleted. The arrays come as their texts.
 SELECT
     followed.place,
     head.last_seq,
@@ -32,8 +32,8 @@ SELECT
     head.reply_char_count
 FROM
     unnest(
-        :owner_ids::uuid[], :conversation_ids::uuid[],
-        :last_seqs::bigint[], :revisions::bigint[], :reply_char_counts::bigint[]
+        :owner_ids::text::uuid[], :conversation_ids::text::uuid[],
+        :last_seqs::text::bigint[], :revisions::text::bigint[], :reply_char_counts::text::bigint[]
     ) WITH ORDINALITY
         AS followed (owner_id, conversation_id, last_seq, revision, reply_char_count, place)
 LEFT JOIN LATERAL (
@@ -65,14 +65,14 @@ WHERE
 -- name: list_changed_conversations(owner_ids, told_at, late_seconds, page_size)
 -- What was changed after late_seconds before told_at (NULL: now); for each owner at most page_size
 -- of each kind: used, used though archived, or changed without being used. Deleted ones too. A
--- row's told_at is the time now.
+-- row's told_at is the time now. The array comes as its text.
 SELECT
     followed.owner_id,
     changed.id,
     changed.last_seq,
     changed.revision,
     now() AS told_at
-FROM unnest(:owner_ids::uuid[]) AS followed (owner_id)
+FROM unnest(:owner_ids::text::uuid[]) AS followed (owner_id)
 CROSS JOIN LATERAL (
     (
         SELECT

@@ -199,7 +199,7 @@ class OwnerRule:
         return self.is_parameter(value, "owner_id")
 
     def is_parameter(self, value: ast.Node, name: str) -> bool:
-        if isinstance(value, ast.TypeCast):
+        while isinstance(value, ast.TypeCast):  # an array may come as its text
             value = value.arg
         return isinstance(value, ast.ParamRef) and self.parameters[value.number - 1] == name
 
@@ -488,6 +488,7 @@ HELD = [
     "INSERT INTO messages (owner_id, seq) SELECT c.owner_id, 1 FROM conversations AS c WHERE c.owner_id = $1",
     "SELECT 1 FROM messages AS m WHERE m.owner_id = $1 FOR UPDATE OF m",
     "SELECT 1 FROM unnest($3::uuid[]) AS f (owner_id), LATERAL (SELECT FROM messages WHERE owner_id = f.owner_id) AS t",
+    "SELECT 1 FROM unnest($3::text::uuid[]) AS f (owner_id), messages AS m WHERE m.owner_id = f.owner_id",
     (
         "WITH i AS (SELECT f.owner_id AS o FROM unnest($3::uuid[]) AS f (owner_id)), j AS (SELECT DISTINCT o FROM i)"
         " UPDATE messages AS m SET role = 'user' FROM j AS k WHERE m.owner_id = k.o"

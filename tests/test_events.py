@@ -1,8 +1,10 @@
 """Events: what happens in a conversation, and in all of an owner's, told as it happens and after a gap."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -456,9 +458,9 @@ async def test_idle_followers_cost_one_statement_a_look(
     looks: list[int] = []
     statements: list[str] = []
 
-    async def list_moved_heads(connection: Conn, known: Any) -> Any:
-        looks.append(len(known))
-        return await stores_heads.list_moved_heads(connection, known)
+    async def list_moved_heads(connection: Conn, followed: stores_heads.Followed) -> Any:
+        looks.append(len(followed.keys))
+        return await stores_heads.list_moved_heads(connection, followed)
 
     async with replica(settings, url) as made, made.client(key) as client, AsyncExitStack() as stack:
         for _ in range(30):
@@ -476,6 +478,97 @@ async def test_idle_followers_cost_one_statement_a_look(
         await asyncio.sleep(1)
     assert set(looks[:3]) == {30}
     assert len(statements) <= 1 / settings.follow_seconds + 2  # a look each time, and the sweep for replies
+
+
+@asynccontextmanager
+async def open_streams(made: Replica, key: str, *heads: str) -> AsyncIterator[list[asyncio.StreamReader]]:
+    """Streams, by paths and further headers, of clients that take no time and no timer of the loop."""
+    host, _, port = made.address.removeprefix("http://").partition(":")
+    async with AsyncExitStack() as stack:
+        streams = []
+        for head in heads:
+            path, _, header = head.partition(" ")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+            lines = [f"GET {path}/events HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", header or "Accept: */*"]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            assert b" 200 " in await reader.readline()
+            await reader.readuntil(b"\nid: ")
+            streams.append(reader)
+        yield streams
+
+
+@contextmanager
+def steps_of_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Queue[int]]:
+    """How many Python functions begin in this thread from each look at the heads to the next."""
+    found: asyncio.Queue[int] = asyncio.Queue()
+    steps = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal steps
+        steps += event == "call"
+
+    async def list_moved_heads(*arguments: Any) -> Any:
+        nonlocal steps
+        found.put_nowait(steps)
+        steps = 0
+        return await stores_heads.list_moved_heads(*arguments)
+
+    monkeypatch.setattr(heads, "list_moved_heads", list_moved_heads)
+    sys.setprofile(count)
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+
+
+async def test_looking_for_many_idle_followers_takes_no_more_steps_than_for_few(
+    settings: Settings, url: DatabaseUrl, new_key: NewKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, user = await new_key(), "X-User-Id: alice"
+    async with (
+        replica(replace(settings, follow_seconds=0.5), url) as made,  # every other time only replies that grow
+        made.client(key, **{"X-User-Id": "alice"}) as client,
+    ):
+        followed = [f"{await new_conversation(client)} {user}" for _ in range(100)]
+        owners = [f"/v1 {user}-{number}" for number in range(100)]
+        async with open_streams(made, key, *followed[:5], *owners[:5]):
+            with steps_of_looks(monkeypatch) as steps:
+                few = min([await steps.get() for _ in range(5)][1:])
+            async with open_streams(made, key, *followed[5:], *owners[5:]):
+                with steps_of_looks(monkeypatch) as steps:
+                    async with asyncio.timeout(15):  # until all have found that there is nothing
+                        while not 0 < await steps.get() < few + 50:
+                            pass
+
+
+async def test_heartbeats_share_their_timers_and_need_no_tasks(settings: Settings, url: DatabaseUrl, key: str) -> None:
+    timers = tasks = 0
+    loop = asyncio.get_running_loop()
+    call_at = loop.call_at
+
+    def counted_call_at(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        nonlocal timers
+        timers += 1
+        return call_at(*arguments, **options)
+
+    def counted_task(_loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        nonlocal tasks
+        tasks += 1
+        return asyncio.Task(work, loop=loop, **options)
+
+    async with replica(replace(settings, heartbeat_seconds=0.5), url) as made, made.client(key) as client:
+        path = await new_conversation(client)
+        async with open_streams(made, key, *[path, "/v1"] * 50) as streams:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(loop, "call_at", counted_call_at)
+                loop.set_task_factory(counted_task)
+                for _ in range(3):
+                    for stream in streams:
+                        await stream.readuntil(b":\n\n")
+                loop.set_task_factory(None)
+    assert timers < 150  # of 300 heartbeats: the server's own, ten a second, and one for each look
+    assert tasks < 10
 
 
 async def test_a_database_that_comes_back_is_followed_again(

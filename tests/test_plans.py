@@ -20,6 +20,7 @@ from app.embedded import EmbeddedServer
 from app.identifiers import LAST_SEQ_LIMIT
 from app.pages import FRONT, PAGE_LIMIT_BYTES, Position
 from app.queries import TEXTS
+from app.stores.heads import Followed, FollowedHead
 from tests.conftest import TEMPLATE, run_sql
 
 Database = psycopg.Connection[tuple[Any, ...]]
@@ -370,12 +371,10 @@ def reply(**values: object) -> Callable[[Scale], Values]:
 
 
 def heads(scale: Scale) -> Values:
-    known = {"last_seqs": [scale.size, 0], "revisions": [0, 0], "reply_char_counts": [scale.size * 10, 0]}
-    return {
-        "owner_ids": [scale.ids["owner_id"]] * 2,
-        "conversation_ids": [scale.conversation(n) for n in (1, 4)],
-        **known,
-    }
+    heads = [FollowedHead(scale.size, 0, scale.size * 10), FollowedHead(0, 0, 0)]
+    keys = [(scale.ids["owner_id"], scale.conversation(n)) for n in (1, 4)]
+    followed = Followed(dict(zip(keys, heads, strict=True)))
+    return {name: getattr(followed, name) for name in TEXTS["list_moved_heads"].parameters}
 
 
 CONVERSATION = "conversations_owner_id_id_pkey"
@@ -500,7 +499,12 @@ CASES: dict[str, tuple[str, Callable[[Scale], Values], set[str]]] = {
     ),
     "conversations that have changed": (
         "list_changed_conversations",
-        lambda scale: {"owner_ids": [scale.ids["owner_id"]], "told_at": BASE, "late_seconds": 100.0, "page_size": 10},
+        lambda scale: {
+            "owner_ids": f"{{{scale.ids['owner_id']}}}",
+            "told_at": BASE,
+            "late_seconds": 100.0,
+            "page_size": 10,
+        },
         {LIVE, ARCHIVED, CHANGED},
     ),
     "a reply": ("get_reply", of_conversation(seq=10), {REPLY}),

@@ -25,6 +25,7 @@ from app.stores.heads import (
     TOLD_LIMIT,
     ChangedConversation,
     ChangedRevision,
+    FollowedOwners,
     Head,
     get_head,
     get_time,
@@ -152,7 +153,7 @@ class _ConversationLook:
 
     async def _said(self, connection: Conn, head: Head) -> list[bytes]:
         """More of the live reply's text; a reader who has just come is told all of it."""
-        self._follower.is_eager = head.reply_seq is not None
+        self._follower.set_eager(is_eager=head.reply_seq is not None)
         if head.reply_seq != self._reply_seq:
             self._reply_seq, self._reply_chars = head.reply_seq, 0
         if head.reply_seq is None or head.reply_char_count == self._reply_chars:
@@ -197,7 +198,7 @@ class _OwnerLook:
             now = await get_time(connection)
             if self._since is None:
                 return [sse.place(_microseconds(now))]
-            changed = await list_changed_conversations(connection, [self._owner_id], self._since)
+            changed = await list_changed_conversations(connection, FollowedOwners([self._owner_id]), self._since)
         events = [self._missed()] if len(changed) >= TOLD_LIMIT else []
         told = {row.id: row for row in changed}
         events += [sse.event("conversation.updated", _encode(_moved(row.id, row))) for row in told.values()]

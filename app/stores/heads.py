@@ -1,6 +1,6 @@
 """Heads: where conversations stand, and what has moved them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -34,6 +34,40 @@ class FollowedHead(NamedTuple):
     last_seq: int | None = None
     revision: int | None = None
     reply_char_count: int | None = None
+
+
+class Followed:
+    """Conversations, by owner and id, and where they stand, as PostgreSQL reads them: made once for many looks.
+
+    As texts 500 take 0.3 ms of CPU each time, as lists of which asyncpg encodes each element 3.6 ms.
+    """
+
+    def __init__(self, known: Mapping[tuple[UUID, UUID], FollowedHead]) -> None:
+        self.keys = list(known)
+        self._heads = dict(known)
+        self.owner_ids = _array(owner_id for owner_id, _ in self.keys)
+        self.conversation_ids = _array(conversation_id for _, conversation_id in self.keys)
+        self.move({})
+
+    def move(self, moved: Mapping[tuple[UUID, UUID], FollowedHead]) -> None:
+        """Takes note of where some of them stand now."""
+        self._heads.update(moved)
+        heads = self._heads.values()
+        self.last_seqs = _array(head.last_seq for head in heads)
+        self.revisions = _array(head.revision for head in heads)
+        self.reply_char_counts = _array(head.reply_char_count for head in heads)
+
+
+class FollowedOwners:
+    """Owners, as PostgreSQL reads them."""
+
+    def __init__(self, ids: Iterable[UUID]) -> None:
+        self.ids = set(ids)
+        self.text = _array(self.ids)
+
+
+def _array(values: Iterable[UUID | int | None]) -> str:
+    return f"{{{','.join('NULL' if value is None else str(value) for value in values)}}}"
 
 
 class _MovedHead(Struct, frozen=True):
@@ -87,30 +121,28 @@ async def get_time(connection: Conn) -> datetime:
     return row.now
 
 
-async def list_moved_heads(
-    connection: Conn, known: Mapping[tuple[UUID, UUID], FollowedHead]
-) -> dict[tuple[UUID, UUID], FollowedHead]:
-    """Of the conversations, by owner and id, those that do not stand as known."""
-    keys = list(known)
-    last_seqs, revisions, reply_char_counts = zip(*known.values(), strict=True)
+async def list_moved_heads(connection: Conn, followed: Followed) -> dict[tuple[UUID, UUID], FollowedHead]:
+    """Of the conversations those that do not stand as known."""
     rows = await _LIST_MOVED.fetch(
         connection,
-        owner_ids=[owner_id for owner_id, _ in keys],
-        conversation_ids=[conversation_id for _, conversation_id in keys],
-        last_seqs=last_seqs,
-        revisions=revisions,
-        reply_char_counts=reply_char_counts,
+        owner_ids=followed.owner_ids,
+        conversation_ids=followed.conversation_ids,
+        last_seqs=followed.last_seqs,
+        revisions=followed.revisions,
+        reply_char_counts=followed.reply_char_counts,
     )
-    return {keys[row.place - 1]: FollowedHead(row.last_seq, row.revision, row.reply_char_count) for row in rows}
+    return {
+        followed.keys[row.place - 1]: FollowedHead(row.last_seq, row.revision, row.reply_char_count) for row in rows
+    }
 
 
 async def list_changed_conversations(
-    connection: Conn, owner_ids: Sequence[UUID], told_at: datetime | None = None
+    connection: Conn, owners: FollowedOwners, told_at: datetime | None = None
 ) -> list[ChangedConversation]:
     """What changed of these owners' since LATE_SECONDS before a time, by default now: some of it told before."""
     return await _LIST_CHANGED.fetch(
         connection,
-        owner_ids=list(owner_ids),
+        owner_ids=owners.text,
         told_at=told_at,
         late_seconds=LATE_SECONDS,
         page_size=TOLD_LIMIT,
