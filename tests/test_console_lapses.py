@@ -54,9 +54,9 @@ async def test_a_list_that_is_refused_for_a_while_comes_unasked(
     await person.route("**/v1/conversations?*", refuse_at_first)
     page = await visit("/")
     await page.wait_for_function("document.querySelector('.door [role=status]')")
-    while not await rows(page).count():
+    for _ in range(50):
         await page.evaluate("dispatchEvent(new Event('online'))")  # waits no longer
-        await page.wait_for_timeout(50)
+        await page.wait_for_timeout(20)
     await expect(rows(page)).to_have_text(["one"])
 
 
@@ -242,17 +242,7 @@ async def test_a_conversation_of_whose_making_nobody_heard_is_found_by_saying_th
     assert await titles(alice) == [REPLIED[0]]
 
 
-async def test_what_is_refused_at_the_first_word_makes_no_conversation(visit: Visit, alice: httpx.AsyncClient) -> None:
-    page = await visit("/")
-    await page.route("**/replies", lambda route: refuse(route, 413))
-    await page.route("**/v1/conversations", lambda route: refuse(route, 413))
-    await say(page, REPLIED[0])
-    await expect(page.get_by_role("alert")).to_be_visible()
-    await expect(field(page)).to_have_value(REPLIED[0])
-    assert await titles(alice) == []
-
-
-async def test_a_first_word_without_a_reply_is_said_and_no_draft(visit: Visit, alice: httpx.AsyncClient) -> None:
+async def test_a_first_word_without_a_reply_is_said_and_no_draft(visit: Visit) -> None:
     page = await visit("/")
     await page.route("**/replies", lambda route: refuse(route, 400))
     await say(page, REPLIED[0])
