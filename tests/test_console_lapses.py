@@ -11,6 +11,7 @@ from tests.consoles import (
     Visit,
     alice,
     asking,
+    begin,
     choose,
     field,
     here,
@@ -30,6 +31,7 @@ from tests.model_server import ModelServer, text_steps
 pytestmark = pytest.mark.shares_app
 
 LOST = 0
+BELOW = "({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight"
 REPLIED = ["more", "Of course."]
 
 
@@ -250,3 +252,22 @@ async def test_a_first_word_without_a_reply_is_said_and_no_draft(visit: Visit) -
     await expect(page.get_by_role("alert")).to_be_visible()
     await expect(said(page)).to_have_text([REPLIED[0]])
     await expect(field(page)).to_have_value("")
+
+
+async def test_the_end_stays_in_sight_when_a_reply_is_heard_before_it_is_read(
+    visit: Visit, alice: httpx.AsyncClient, model: ModelServer
+) -> None:
+    path = await new_conversation(alice, ["a long word\n\n" * 100])
+    begin(model, "many words " * 300)
+    page = await visit(path_of(path))
+    await expect(said(page)).to_have_count(1)
+
+    async def read_late(route: Route) -> None:
+        await asyncio.sleep(0.5)
+        await route.continue_()
+
+    await page.route(f"**{path}/messages?*format=html*", read_late)
+    await say(page, "more")
+    await expect(said(page).last).to_contain_text("many words")
+    await expect(page.get_by_label("To the newest")).not_to_be_visible()
+    assert await page.locator("verbatim-chat .scroller").evaluate(BELOW) < 2
