@@ -159,6 +159,10 @@ async def test_the_docs_page_needs_nothing_from_elsewhere(app: Litestar) -> None
         answer = await nobody.get("/docs")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "appendMessages" in answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cache-control"] == "no-store"
     assert not [word for word in ("http://", "https://", "<script", "src=", "@import", "url(") if word in answer.text]
 
 

@@ -2,7 +2,6 @@
 
 const PATIENCE_MS = 20_000;
 const LONGEST_PAUSE_MS = 8_000;
-const PASSING = new Set(["offline", "unavailable"]);
 const PASSING_STATUSES = new Set([408, 425, 429]);
 
 /** Why a request failed: `name` as in urn:verbatim:problem:<name>; `offline` where nobody answered. */
@@ -12,14 +11,9 @@ export class Problem extends Error {
     Object.assign(this, { name, status, pauseMs });
   }
 
-  /** Whether the same request may do better later. */
-  get isPassing() {
-    return PASSING.has(this.name);
-  }
-
   /** Whether asking again in a while is worth it, though the same answer may come many times. */
-  get mayPass() {
-    return this.isPassing || this.status >= 500 || PASSING_STATUSES.has(this.status);
+  get isPassing() {
+    return this.name === "offline" || this.status >= 500 || PASSING_STATUSES.has(this.status);
   }
 }
 

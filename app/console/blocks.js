@@ -1,6 +1,5 @@
 // Messages as elements. A block is a message with what belongs under it: its tool calls' results.
 
-import { copy } from "./clipboard.js";
 import { el, iconButton, visible } from "./dom.js";
 import { SAY, sayBytes, sayDay, sayMoment, sayTime, sayTokens } from "./strings.js";
 import { callsOf, textOf } from "./markdown.js";
@@ -41,7 +40,7 @@ export function buildBlock({ messages: [message, ...results] }, actions) {
   });
   return el(
     "li", { class: `message ${role}`, data: { seq: seq ?? "", status } },
-    el("h2", { class: "who" }, message.name ? visible(message.name) : SAY[role]),
+    el("h2", { class: /user|assistant/.test(role) ? "unseen" : "who" }, message.name ? visible(message.name) : SAY[role]),
     role === "tool" ? buildCall(null, message) : buildBody(message),
     ...buildCalls([...calls, ...[...loose].map((result) => [null, result])]),
     buildFoot(message, actions),
@@ -90,7 +89,7 @@ function cutBehind(root, count) {
 }
 
 function moreButton(label, onclick) {
-  return el("button", { type: "button", class: "framed", onclick }, label);
+  return el("button", { class: "framed", onclick }, label);
 }
 
 /** A text as it is; of a long one the beginning, and more on demand. */
@@ -171,7 +170,7 @@ function buildFoot(message, actions) {
 
 function copyButton(text) {
   return iconButton("copy", SAY.copy, async ({ currentTarget: button }) => {
-    await copy(text());
+    await (await import("./clipboard.js")).copy(text());
     button.classList.replace("copy", "done");
     button.ariaLabel = SAY.copied;
     setTimeout(() => { button.classList.replace("done", "copy"); button.ariaLabel = SAY.copy; }, 1500);

@@ -7,7 +7,7 @@ import { SAY } from "./strings.js";
 const isTouched = matchMedia("(pointer: coarse)");
 
 export class Composer {
-  /** `onSend(text, edited)`, edited the message in whose place it is said; `onWrite(text, edited, aside)`; `onStop()`; `onEditLast()`. */
+  /** `onSend(text, edited)`, whether it is taken, edited the message in whose place it is said; `onWrite(text, edited, aside)`; `onStop()`; `onEditLast()`. */
   constructor({ onSend, onWrite, onStop, onEditLast }) {
     Object.assign(this, { onSend, onWrite });
     this.edited = null;
@@ -22,7 +22,7 @@ export class Composer {
       el("button", { type: "button", onclick: () => this.edit(null) }, SAY.cancel),
     );
     this.element = el(
-      "form", { class: "composer", onsubmit: (event) => { event.preventDefault(); this.#say(); } },
+      "form", { class: "composer", onsubmit: (event) => { event.preventDefault(); this.say(); } },
       this.note, el("div", { class: "field" }, this.field, this.send, this.stop),
     );
     this.#fit();
@@ -55,19 +55,17 @@ export class Composer {
     this.put(edited ? text : joined(text, value), edited, edited ? value : "");
   }
 
-  #say() {
+  say() {
     const text = this.field.value;
-    if (!text.trim() || this.send.hidden) return;
-    const { edited } = this;
-    this.put(this.aside);
-    this.onSend(text, edited);
+    const { edited, aside } = this;
+    if (text.trim() && !this.send.hidden && this.onSend(text, edited)) this.put(aside);
   }
 
   #onKey(event, onStop, onEditLast) {
     if (event.isComposing) return;
     if (event.key === "Enter" && !event.shiftKey && !isTouched.matches) {
       event.preventDefault();
-      this.#say();
+      this.say();
     } else if (event.key === "ArrowUp" && !this.field.value) {
       event.preventDefault();
       onEditLast();

@@ -16,7 +16,7 @@ const title = el("h1", {});
 const more = iconButton("more", SAY.moreFor(SAY.name), () => showMenu(more, current), { ariaHasPopup: "menu", hidden: true });
 const opener = iconButton("list", SAY.openList, () => showList(true), { class: "icon list narrow" });
 const away = el("p", { class: "note", role: "status" });
-const filing = el("button", { type: "button", onclick: () => showShelf(!shelf.isArchived) }, SAY.archived);
+const filing = el("button", { onclick: () => showShelf(!shelf.isArchived) }, SAY.archived);
 const side = el(
   "aside", { id: "side", ariaLabel: SAY.conversations },
   el("header", {},
@@ -26,12 +26,13 @@ const side = el(
   list.element, away,
   el("footer", {},
     filing, el("a", { href: "/activity" }, SAY.activity),
-    el("button", { type: "button", onclick: forget }, SAY.forgetKey)),
+    el("button", { onclick: forget }, SAY.forgetKey)),
 );
 const page = el("main", {}, el("header", {}, opener, title, more), chat);
 const shade = el("div", { class: "shade", onclick: () => showList(false) });
 
 let current = null; // the conversation that is open, as far as it is known
+let visits = 0; // how often something was opened
 let shelf = null;
 chat.api = api;
 chat.addEventListener("verbatim-made", ({ detail }) => {
@@ -65,12 +66,18 @@ function refresh() {
 }
 
 function showMenu(button, conversation) {
-  const wasOpen = current?.id === conversation.id;
+  const { id } = conversation;
+  let left; // for nothing yet
   attempt(async () => {
     const { showDeeds } = await import("./deeds.js");
     showDeeds(button, conversation, {
-      api, shelf, attempt, onChanged: (changed) => current?.id === changed.id && name(changed),
-      onGone: () => wasOpen && open(null), onBack: (id) => wasOpen && open(id),
+      api, shelf, attempt, onChanged: (changed) => current?.id === id && name(changed),
+      onGone: (isPointed) => {
+        if (current?.id !== id) return;
+        open(null, isPointed || button === more);
+        left = visits;
+      },
+      onBack: () => (left === visits ? open(id) : list.reach(id)),
     });
   });
 }
@@ -113,6 +120,7 @@ function go(id, conversation) {
 }
 
 async function show(id, conversation = id && shelf.get(id)) {
+  visits += 1;
   current = id ? { id, ...conversation } : null;
   list.mark(id);
   chat.setAttribute("conversation", id ?? "");

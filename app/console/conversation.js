@@ -16,6 +16,7 @@ export class Conversation {
   live = null; // its text so far: {seq, text}
   isAway = false; // nobody answers
   #lastSeq = 0;
+  #attached = null; // over when a conversation that was made here is read
   #life = new AbortController();
 
   /** `onChange()`; `onText()`: more of the reply; `onMade(conversation)`; `onEnd(problem)`: it is followed no more. */
@@ -52,8 +53,9 @@ export class Conversation {
   async #attach({ id, last_seq, revision }) {
     this.id = id;
     this.#lastSeq = last_seq; // the last that was read or told of: what is sent in place of others names it
-    this.history = new History(this.api, id, this.#life.signal);
-    if (last_seq) await this.history.newest();
+    const history = new History(this.api, id, this.#life.signal, (work) => this.#insist(work));
+    if (last_seq) await history.newest();
+    this.history = history;
     this.#settle();
     follow(this.api, `${this.#home}/events`, {
       lastId: `${last_seq}.${revision}`,
@@ -71,9 +73,9 @@ export class Conversation {
     this.pending = { ...message, status: "sending", leave };
     this.onChange();
     try {
-      if (!this.id) await this.#make(message.content, leave.signal);
       const body = { messages: [message] };
-      await (fromSeq ? this.#replace(fromSeq, body, leave.signal) : this.#ask(body, leave.signal));
+      if (!this.id) await this.#make(message, leave.signal);
+      else await (fromSeq ? this.#replace(fromSeq, body, leave.signal) : this.#ask(body, leave.signal));
     } finally {
       this.pending = null;
       if (!this.isClosed) this.onChange();
@@ -95,13 +97,17 @@ export class Conversation {
     if (this.reply) await this.#insist(() => this.api.ask("POST", `${this.#home}/replies/${this.reply.id}/cancel`));
   }
 
-  async #make(text, signal) {
-    const headers = { "Idempotency-Key": newName() };
-    const words = text.trim().split(/\s+/).join(" ");
+  /** With what is said first, so that none is empty; the same again finds it made. */
+  async #make(message, signal) {
+    const headers = { "Idempotency-Key": message.client_id };
+    const words = message.content.trim().replace(/\s+/g, " ");
     const title = words.length > TITLE_CHARS ? `${words.slice(0, TITLE_CHARS).replace(/\s\S*$/, "")}…` : words;
-    const made = await this.#insist(() => this.api.ask("POST", "/v1/conversations", { headers, body: { title }, signal }));
-    await this.#attach(made);
+    const body = { title, messages: [message] };
+    const made = await this.#insist(() => this.api.ask("POST", "/v1/conversations", { headers, body }), signal);
+    this.#attached = this.#load(this.#attach(made));
     this.onMade(made);
+    const isDue = made.last_seq === 1 && !signal.aborted;
+    await (isDue ? this.#ask({}, signal).finally(() => this.#attached) : this.#attached);
   }
 
   /** Asks in place of what was said from there on, which comes back if nobody will answer. */
@@ -125,21 +131,25 @@ export class Conversation {
 
   /**
    * The reply is made whether or not we stay; the conversation's events tell of it, here as in every other tab.
-   * The signal ends the waiting for a server that is away, no request that may be kept already.
+   * The signal ends the waiting for a server that is away, as leaving does: no request that may be kept already.
    */
   async #ask(body, signal) {
     const headers = { "Idempotency-Key": newName(), Accept: "text/event-stream" };
     const answer = await this.#insist(() => this.api.request("POST", `${this.#home}/replies`, {
-      headers, body, signal: AbortSignal.any([this.#life.signal, AbortSignal.timeout(PATIENCE_MS)]),
+      headers, body, signal: AbortSignal.timeout(PATIENCE_MS),
     }), signal);
     answer.body.cancel();
+    await this.#attached;
+    if (this.isClosed) return;
     await this.#load(this.history.hasNewer ? this.history.newest() : this.history.newer());
-    if (signal.aborted && !this.isClosed) await this.stop();
+    if (signal.aborted) await this.stop();
   }
 
   async #insist(work, signal = this.#life.signal) {
     let isLost = false;
-    const done = await this.api.insist(work, { signal, onPause: () => { isLost = true; this.#onState("away"); } });
+    const done = await this.api.insist(work, {
+      signal: AbortSignal.any([this.#life.signal, signal]), onPause: () => { isLost = true; this.#onState("away"); },
+    });
     if (isLost) this.#onState("live");
     return done;
   }

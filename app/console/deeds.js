@@ -8,7 +8,7 @@ import { conversationMarkdown } from "./whole.js";
 
 const TITLE_LIMIT = 500;
 
-/** `shelf` of the list; `onChanged(conversation)`; `onGone(id)`, `onBack(id)`; `attempt(work)` says what goes wrong. */
+/** `shelf` of the list; `onChanged(conversation)`; `onGone(isPointed)`, `onBack()`; `attempt(work)` says what goes wrong. */
 export function showDeeds(button, conversation, { api, shelf, onChanged, onGone, onBack, attempt }) {
   const { id, pinned_at, archived_at } = conversation;
   const path = `/v1/conversations/${id}`;
@@ -28,13 +28,13 @@ export function showDeeds(button, conversation, { api, shelf, onChanged, onGone,
     toast(SAY.copied);
   }
 
-  async function remove() {
+  async function remove(isPointed) {
     await api.ask("DELETE", path);
     shelf.remove(id);
-    onGone(id);
+    onGone(isPointed);
     toast(SAY.deleted, SAY.undo, () => attempt(async () => {
       shelf.put(await api.insist(() => api.ask("POST", `${path}/restore`)));
-      onBack(id);
+      onBack();
     }));
   }
 
@@ -44,6 +44,6 @@ export function showDeeds(button, conversation, { api, shelf, onChanged, onGone,
     [archived_at ? SAY.unarchive : SAY.archive, () => change({ archived: !archived_at })],
     [SAY.copyAll, () => attempt(copyAll)],
     [SAY.stats, () => attempt(async () => (await import("./stats.js")).showStats(api, { id, title: shelf.nameOf(conversation) }))],
-    [SAY.delete, () => attempt(remove)],
+    [SAY.delete, (isPointed) => attempt(() => remove(isPointed))],
   ]);
 }

@@ -43,7 +43,7 @@ export async function follow(api, path, { lastId, onEvent, onState = () => {}, s
   /** How long to wait after this. */
   function pauseAfter(problem) {
     if (problem.status === 400 && lastId) lastId = undefined; // of a past that the server does not know
-    else if (problem.status && !problem.mayPass) throw problem;
+    else if (problem.status && !problem.isPassing) throw problem;
     else if (!document.hidden) onState("away");
     return Math.max(pauseMs, problem.pauseMs ?? 0);
   }

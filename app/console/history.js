@@ -3,11 +3,10 @@
 const PAGE_SIZE = 25;
 
 export class History {
-  constructor(api, conversationId, signal) {
+  constructor(api, conversationId, signal, insist) {
     this.messages = [];
     this.hasOlder = this.hasNewer = false;
     const path = `/v1/conversations/${conversationId}/messages`;
-    const insist = (work) => api.insist(work, { signal });
     this.list = (query) => insist(() => api.get(path, { format: "html", limit: PAGE_SIZE, ...query }, signal));
     this.turn = Promise.resolve();
   }

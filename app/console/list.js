@@ -27,28 +27,56 @@ export class List {
   }
 
   show(shelf) {
+    const { rows, held } = this;
     this.shelf = shelf;
     const isFound = (one) => shelf.nameOf(one).toLowerCase().includes(this.words);
     const found = this.words ? shelf.conversations.filter(isFound) : shelf.conversations;
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     this.rows = [];
     let top = 0, group;
+    const add = (row, height) => { this.rows.push({ ...row, top, height }); top += height; };
     for (const conversation of found) {
       const { id, dayMs, pinned_at } = conversation;
       const of = pinned_at ? SAY.pinned : dayMs;
       if (of !== group) {
         const day = pinned_at ? of : sayDay(dayMs);
-        this.rows.push({ key: day, day, top, height: DAY_REM * rem });
-        top += DAY_REM * rem;
+        add({ key: day, day }, DAY_REM * rem);
         group = of;
       }
-      this.rows.push({ key: id, conversation, top, height: ROW_REM * rem });
-      top += ROW_REM * rem;
+      add({ key: id, conversation }, ROW_REM * rem);
     }
     this.list.style.height = `${top}px`;
     const nothing = this.words ? SAY.nothingFound : SAY.noConversations;
     this.note.textContent = shelf.hasMore ? SAY.loading : found.length ? "" : nothing;
     this.#draw();
+    if (held && !this.#row(held)) this.#leave(rows, held);
+  }
+
+  /** The id of the row that has the focus. */
+  get held() {
+    return document.activeElement?.closest?.(".rows > .row")?.dataset.id;
+  }
+
+  #row(id) {
+    return this.rows.find(({ key }) => key === id);
+  }
+
+  /** From a row that is gone to the nearest. */
+  #leave(rows, id) {
+    const place = rows.findIndex(({ key }) => key === id);
+    const near = [...rows.slice(place), ...rows.slice(0, place).reverse()].find(({ key, day }) => !day && this.#row(key));
+    if (near) this.reach(near.key);
+    else this.search.focus();
+  }
+
+  /** Has the focus on a row, if it is here. */
+  reach(id) {
+    const row = this.#row(id);
+    if (!row) return;
+    const { scroller } = this;
+    scroller.scrollTop = Math.min(row.top, Math.max(scroller.scrollTop, row.top + row.height - scroller.clientHeight));
+    this.#draw();
+    this.shown.get(id).link.focus({ preventScroll: true });
   }
 
   /** Marks the conversation that is open. */
@@ -58,9 +86,7 @@ export class List {
   }
 
   #markLink(link, key) {
-    if (!link) return;
-    if (key === this.openId) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link) link.ariaCurrent = key === this.openId ? "page" : null;
   }
 
   #draw() {
@@ -68,8 +94,8 @@ export class List {
     if (!this.shelf || !clientHeight) return;
     const first = Math.max(0, this.#placeAt(scrollTop) - AROUND);
     const seen = this.rows.slice(first, this.#placeAt(scrollTop + clientHeight) + AROUND);
-    const held = document.activeElement?.closest?.(".row")?.dataset.id;
-    const focused = this.rows.find(({ key }) => key === held);
+    const { activeElement } = document;
+    const focused = this.#row(this.held);
     if (focused && !seen.includes(focused)) seen.splice(focused.top < seen[0].top ? 0 : seen.length, 0, focused);
     const kept = new Set(seen.map(({ key }) => key));
     for (const [key, { element }] of this.shown) {
@@ -83,6 +109,7 @@ export class List {
       if (element === next) next = next.nextElementSibling;
       else this.list.insertBefore(element, next);
     }
+    if (focused) activeElement.focus({ preventScroll: true }); // which it loses where it is moved
     if (scrollTop + 2 * clientHeight > this.scroller.scrollHeight && this.shelf.hasMore) this.actions.onMore();
   }
 
@@ -133,15 +160,11 @@ export class List {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const id = document.activeElement.closest(".row")?.dataset.id;
-    let place = this.rows.findIndex(({ key }) => key === id);
+    let place = this.rows.indexOf(this.#row(this.held));
     if (place < 0 && step < 0) return;
     do place += step; while (this.rows[place]?.day);
     const row = this.rows[place];
     if (!row) return step < 0 && this.search.focus();
-    const { scroller } = this;
-    scroller.scrollTop = Math.min(row.top, Math.max(scroller.scrollTop, row.top + row.height - scroller.clientHeight));
-    this.#draw();
-    this.shown.get(row.key).link.focus({ preventScroll: true });
+    this.reach(row.key);
   }
 }

@@ -1,13 +1,14 @@
 // A menu at a button, and a question with one line for its answer.
 
 import { el } from "./dom.js";
+import "./over.js";
 import { SAY } from "./strings.js";
 
-/** Opens a menu below a button: `items` are pairs of a label and what it does. */
+/** Opens a menu below a button: `items` are pairs of a label and `act(isPointed)`: by a pointer. */
 export function openMenu(button, items) {
   const menu = el("div", { class: "menu", role: "menu", popover: "auto" });
   const entries = items.map(([label, act]) =>
-    el("button", { type: "button", role: "menuitem", onclick: () => { menu.hidePopover(); act(); } }, label));
+    el("button", { type: "button", role: "menuitem", onclick: (event) => { menu.hidePopover(); act(event.detail > 0); } }, label));
   menu.append(...entries);
   menu.onkeydown = (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];

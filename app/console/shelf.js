@@ -27,8 +27,8 @@ export class Shelf {
   }
 
   /** A first page, as `more` takes it. */
-  static first(api, isArchived = false) {
-    return api.get("/v1/conversations", { limit: PAGE_SIZE, archived: isArchived });
+  static first(api) {
+    return api.get("/v1/conversations", { limit: PAGE_SIZE, archived: false });
   }
 
   /** Pinned ones first, then the last used first. */
@@ -46,14 +46,18 @@ export class Shelf {
     return this.#known.get(id);
   }
 
+  /** What is asked for until it is answered. */
+  #get(path, query) {
+    const { signal } = this.#life;
+    return this.api.insist(() => this.api.get(`/v1/conversations${path}`, query, signal), { signal });
+  }
+
   async more(page) {
     if (this.isLoading || !this.hasMore) return;
     const round = this.#round;
     this.isLoading = true;
     try {
-      page ??= await this.api.insist(() => this.api.get("/v1/conversations", {
-        limit: PAGE_SIZE, archived: this.isArchived, after: this.#cursor,
-      }, this.#life.signal), { signal: this.#life.signal });
+      page ??= await this.#get("", { limit: PAGE_SIZE, archived: this.isArchived, after: this.#cursor });
       if (round === this.#round) this.#take(page);
     } finally {
       if (round === this.#round) this.isLoading = false;
@@ -70,7 +74,7 @@ export class Shelf {
   /** Those that are pinned may be far down. */
   async findPinned() {
     for (let after = null, more = !this.isArchived; more;) {
-      const page = await this.api.get("/v1/conversations", { pinned: true, limit: PAGE_SIZE, after }, this.#life.signal);
+      const page = await this.#get("", { pinned: true, limit: PAGE_SIZE, after });
       page.data.forEach((conversation) => this.#keep(conversation));
       [after, more] = [page.next_cursor, page.has_more];
     }
@@ -105,7 +109,7 @@ export class Shelf {
     const known = this.#known.get(id);
     if (known?.last_seq === last_seq && known.revision === revision) return;
     try {
-      this.put(await this.api.get(`/v1/conversations/${id}`, {}, this.#life.signal));
+      this.put(await this.#get(`/${id}`));
     } catch (problem) {
       if (problem.status === 404) this.remove(id);
     }
@@ -119,7 +123,7 @@ export class Shelf {
     const round = (this.#round = {});
     this.isLoading = true;
     try {
-      const page = await this.api.insist(() => Shelf.first(this.api, this.isArchived), { signal: this.#life.signal });
+      const page = await this.#get("", { limit: PAGE_SIZE, archived: this.isArchived });
       if (round !== this.#round) return;
       this.#known.clear();
       this.#take(page);

@@ -88,7 +88,6 @@ export const SAY = {
 
   // What can go wrong
   offline: "The server does not answer. Trying again…",
-  tryAgain: "Try again",
   problem: "That did not work.",
   "problem-offline": "The server does not answer.",
   "problem-unavailable": "The server is busy.",
@@ -104,8 +103,9 @@ export function sayProblem(problem) {
   return SAY[`problem-${problem.name}`] ?? (problem.message || SAY.problem);
 }
 
-const day = new Intl.DateTimeFormat(LOCALE, { weekday: "long", day: "numeric", month: "long" });
-const oldDay = new Intl.DateTimeFormat(LOCALE, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
+const dayOf = (year) => new Intl.DateTimeFormat(LOCALE, { weekday: "long", day: "numeric", month: "long", year });
+const day = dayOf();
+const oldDay = dayOf("numeric");
 const time = new Intl.DateTimeFormat(LOCALE, { timeStyle: "short" });
 const moment = new Intl.DateTimeFormat(LOCALE, { dateStyle: "full", timeStyle: "medium" });
 const count = new Intl.NumberFormat(LOCALE);

@@ -15,7 +15,8 @@ export class Talk {
   #spoken = { seq: 0, chars: 0 };
 
   /** In the parts of an element `chat`; `onMade(conversation)`, `onEnd(problem)`. */
-  constructor(chat, { api, drafts, onMade, onEnd }) {
+  constructor(chat, { api, onMade, onEnd }) {
+    const { drafts } = chat;
     Object.assign(this, { chat, drafts });
     const whileOpen = (act) => (...given) => this.#isClosed || act(...given);
     this.#conversation = new Conversation(api, {
@@ -30,10 +31,6 @@ export class Talk {
     return this.#conversation.id;
   }
 
-  get isOpen() {
-    return Boolean(this.#conversation.history);
-  }
-
   async open(wanted) {
     await this.#conversation.open(wanted);
     if (!this.#isClosed) this.#findEdited();
@@ -43,8 +40,7 @@ export class Talk {
     this.#isClosed = true;
     this.#conversation.close();
     this.#transcript?.close();
-    const { composer, classList, away, again, newest } = this.chat;
-    composer.isBusy = false;
+    const { classList, away, again, newest } = this.chat;
     classList.remove("busy");
     away.textContent = "";
     again.hidden = newest.hidden = true;
@@ -58,9 +54,10 @@ export class Talk {
     const saying = this.#try(this.#conversation.say(message, edited?.seq));
     this.#transcript?.toEnd();
     const isSaid = await saying;
-    if (this.#isClosed && !isSaid) return; // it is put back when the conversation is opened again
+    if (isSaid || this.#has(clientId)) return this.#acknowledge(clientId);
+    if (this.#isClosed) return; // it is put back when the conversation is opened again
     this.drafts.sent = null;
-    if (!isSaid) this.chat.composer.giveBack(text, edited);
+    this.chat.composer.giveBack(text, edited);
   }
 
   stop() {
@@ -117,6 +114,10 @@ export class Talk {
 
   // What was written before
 
+  #has(clientId) {
+    return this.#conversation.history?.messages.some(({ client_id }) => client_id === clientId);
+  }
+
   /** The message in whose place something is said, with all of its parts; it may have been deleted for that already. */
   #findEdited() {
     const { edited, field, aside } = this.chat.composer;
@@ -127,12 +128,13 @@ export class Talk {
     this.chat.composer.put(field.value, found ?? (isGone ? { content: edited.content } : edited), aside);
   }
 
-  /** What arrived after all is no draft. */
-  #acknowledge({ messages }) {
+  /** What arrived is no draft, not even where it was put back. */
+  #acknowledge(arrived) {
     const { text, clientId, isBack } = this.drafts.sent ?? {};
-    if (!isBack || !messages.some(({ client_id }) => client_id === clientId)) return;
+    const { composer, drafts } = this.chat;
+    if (clientId !== arrived || (isBack && drafts.name !== this.drafts.name)) return;
     this.drafts.sent = null;
-    const { composer } = this.chat;
+    if (!isBack) return;
     const { field: { value }, aside } = composer;
     if (value.startsWith(text)) composer.put(joined(value.slice(text.length).trimStart(), aside));
   }
@@ -153,9 +155,9 @@ export class Talk {
       onEdit: (message) => this.#edit(message),
       onRetry: (message) => this.#try(this.#conversation.retry(message)),
     });
-    const isHere = pending && history.messages.some(({ client_id }) => client_id === pending.client_id);
-    this.#transcript.show(history, isHere ? null : pending, live);
-    this.#acknowledge(history);
+    this.#transcript.show(history, pending && this.#has(pending.client_id) ? null : pending, live);
+    const { sent } = this.drafts;
+    if (sent?.isBack && this.#has(sent.clientId)) this.#acknowledge(sent.clientId);
     if (!reply && this.#spoken.seq) this.#speak(history.messages.find(({ seq }) => seq === this.#spoken.seq));
   }
 

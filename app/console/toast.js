@@ -1,6 +1,7 @@
 // Words at the edge of the page, each with something that can be done about it for a while.
 
 import { el } from "./dom.js";
+import "./over.js";
 
 const SHOWN_MS = 10_000;
 const place = el("div", { class: "toasts", role: "status" });

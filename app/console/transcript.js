@@ -34,8 +34,8 @@ export class Transcript {
     this.history = history;
     const places = this.#places();
     this.#patch(blocksOf(history.messages, history.hasNewer ? null : pending));
-    this.say(live);
     this.#restore(places);
+    this.say(live);
     this.#trim();
     this.#look();
   }

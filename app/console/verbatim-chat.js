@@ -7,7 +7,7 @@
 //
 // It says "verbatim-made" with the conversation that it made, "verbatim-problem" with the Problem that ended one.
 
-import { Api, newName } from "./api.js";
+import { Api, newName, Problem } from "./api.js";
 import { Composer } from "./composer.js";
 import { el, iconButton } from "./dom.js";
 import { Drafts, draftOf } from "./drafts.js";
@@ -15,7 +15,7 @@ import { SAY, sayProblem } from "./strings.js";
 
 const LOADING_MS = 200;
 
-const sheet = (name) => el("link", { rel: "stylesheet", href: new URL(name, import.meta.url).href });
+const sheet = (name, given) => el("link", { rel: "stylesheet", href: new URL(name, import.meta.url).href, ...given });
 
 class VerbatimChat extends HTMLElement {
   static observedAttributes = ["base", "key", "user", "conversation"];
@@ -24,9 +24,11 @@ class VerbatimChat extends HTMLElement {
   #own = null; // made of the attributes
   #talk = null;
   #isDue = false;
-  #opening = {}; // what was asked for last: {wanted, api}
-  #opened = null; // what is said before waits for it
-  #drafts = new Drafts("");
+  #opening = {}; // what was asked for last: {wanted, api}; isRead: it is here; isOver: it could not be read on
+  #due = null; // what is to be sent once that is read
+  #dressed = null; // for messages
+  #torn = null; // a module did not come, which a browser tries once in a page
+  drafts = new Drafts("");
 
   constructor() {
     super();
@@ -35,13 +37,11 @@ class VerbatimChat extends HTMLElement {
     this.away = el("p", { class: "away", role: "status" });
     this.voice = el("p", { class: "unseen", role: "status" });
     this.newest = iconButton("newest", SAY.newest, () => this.#talk.toNewest(), { hidden: true });
-    this.again = el(
-      "button", { type: "button", class: "framed again", hidden: true, onclick: () => this.#talk.askAgain() }, SAY.askAgain,
-    );
+    this.again = el("button", { class: "framed again", hidden: true, onclick: () => this.#talk.askAgain() }, SAY.askAgain);
     this.composer = new Composer({
-      onSend: (text, edited) => this.#say(text, edited),
-      onWrite: (text, ...of) => { this.#drafts.written = text || of[0] ? draftOf(text, ...of) : null; },
-      onStop: () => this.#talk.stop(),
+      onSend: (text, edited) => this.#send(text, edited),
+      onWrite: (text, ...of) => { this.drafts.written = text || of[0] ? draftOf(text, ...of) : null; },
+      onStop: () => this.#talk?.stop(),
       onEditLast: () => this.#talk?.editLast(),
     });
     this.attachShadow({ mode: "open" }).append(
@@ -97,16 +97,24 @@ class VerbatimChat extends HTMLElement {
     return new Api(base, this.getAttribute("key") ?? "", this.getAttribute("user") ?? "");
   }
 
-  async #open(opening) {
+  #open(opening) {
     this.#close();
     this.#opening = opening;
     this.#recall();
+    return this.#read();
+  }
+
+  async #read(opening = this.#opening) {
+    this.#opening = opening;
     this.trouble.hidden = true;
+    opening.isRead = !opening.wanted;
     if (!opening.wanted) return this.scroller.replaceChildren(el("p", { class: "welcome" }, SAY.welcome));
     const loading = setTimeout(() => this.scroller.replaceChildren(el("p", { class: "loading" }, SAY.loading)), LOADING_MS);
     try {
-      this.#opened = this.#start(opening).then((talk) => talk?.open(opening.wanted));
-      await this.#opened;
+      await (await this.#start(opening))?.open(opening.wanted);
+      if (this.#opening !== opening) return;
+      opening.isRead = true;
+      if (this.#due && this.#due === this.composer.field.value) this.composer.say();
     } catch (problem) {
       if (this.#opening === opening) this.#end(problem);
     } finally {
@@ -117,57 +125,75 @@ class VerbatimChat extends HTMLElement {
   /** Gets what shows a conversation: a page that greets does without. */
   async #start(opening) {
     const [{ Talk }] = await Promise.all([
-      import("./talk.js"), import("./conversation.js"), import("./transcript.js"), this.#dressed]);
+      import("./talk.js"), import("./conversation.js"), import("./transcript.js"), (this.#dressed ??= this.#dress()),
+    ]).catch(() => { throw this.#torn = new Problem("offline"); });
     if (this.#opening !== opening) return null;
     return (this.#talk = new Talk(this, {
-      api: opening.api, drafts: this.#drafts,
-      onMade: (made) => this.dispatchEvent(new CustomEvent("verbatim-made", { detail: made })),
+      api: opening.api,
+      onMade: (made) => {
+        opening.wanted = made.id;
+        this.dispatchEvent(new CustomEvent("verbatim-made", { detail: made }));
+      },
       onEnd: (problem) => this.#end(problem),
     }));
   }
 
-  get #dressed() {
-    const link = sheet("messages.css");
-    if (this.shadowRoot.querySelector(`link[href="${link.href}"]`)) return null;
-    this.shadowRoot.prepend(link);
-    return new Promise((resolve) => { link.onload = link.onerror = resolve; });
+  #dress() {
+    return new Promise((done) => this.shadowRoot.prepend(sheet("messages.css", { onload: done, onerror: done })));
   }
 
   #close() {
     this.#talk?.close();
-    this.#talk = null;
+    this.#talk = this.#due = null;
+    this.composer.isBusy = false;
   }
 
   #end(problem) {
     const { wanted, api } = this.#opening;
-    const again = el("button", { type: "button", class: "framed" }, SAY.tryAgain);
-    const opening = { wanted: this.conversationId ?? wanted, api };
-    again.onclick = () => this.#open(opening);
+    const onclick = () => (this.#torn ? location.reload() : this.#read({ wanted, api }));
+    const again = el("button", { class: "framed", onclick }, SAY.retry);
     this.#close();
-    this.#opening = { wanted: "", api };
+    this.#opening = problem.name === "not-found" ? { wanted: "", api, isRead: true } : { wanted, api, isOver: true };
+    this.#giveBack();
     this.scroller.replaceChildren(el("div", { class: "ended", role: "alert" }, el("p", {}, sayProblem(problem)), again));
     this.dispatchEvent(new CustomEvent("verbatim-problem", { detail: problem }));
   }
 
   /** Puts back what was written here, and what was on its way when the page or the conversation was left. */
   #recall() {
-    this.#drafts = new Drafts(this.#opening.wanted);
-    const { written, sent } = this.#drafts;
+    this.drafts = new Drafts(this.#opening.wanted);
+    const { written } = this.drafts;
     this.composer.put(written?.text ?? "", written?.edited, written?.aside);
+    this.#giveBack();
+  }
+
+  #giveBack() {
+    const { sent } = this.drafts;
     if (!sent || sent.isBack) return;
-    this.#drafts.sent = { ...sent, isBack: true };
+    this.drafts.sent = { ...sent, isBack: true };
     this.composer.giveBack(sent.text, sent.edited);
+  }
+
+  /** Whether it can be said now; else it stays where it is written until the conversation is read. */
+  #send(text, edited) {
+    const { wanted, api, isRead, isOver } = this.#opening;
+    if (isOver) this.#read({ wanted, api });
+    this.#due = isRead ? null : text;
+    if (isRead) this.#say(text, edited);
+    return isRead;
   }
 
   async #say(text, edited) {
     const opening = this.#opening;
-    const drafts = this.#drafts;
-    const sent = { ...draftOf(text, edited), clientId: newName() };
-    drafts.sent = sent;
-    if (opening.wanted) await this.#opened.catch(() => {});
-    else if (!this.#talk) await this.#start(opening);
-    if (this.#opening !== opening) return; // it is put back when the conversation is opened again
-    if (!this.#talk.isOpen) this.scroller.replaceChildren();
+    const before = opening.wanted ? null : this.drafts.sent; // a conversation that it made is found by the same name
+    const clientId = before?.text === text ? before.clientId : newName();
+    const sent = (this.drafts.sent = { ...draftOf(text, edited), clientId });
+    if (!this.#talk) {
+      this.composer.isBusy = true;
+      await this.#start(opening).catch((problem) => this.#opening === opening && this.#end(problem));
+      if (this.#opening !== opening) return; // it is put back when the conversation is opened again
+      this.scroller.replaceChildren();
+    }
     await this.#talk.say(sent);
   }
 }

@@ -1,6 +1,7 @@
 // What a person is asked at the door; `show(...elements)` puts it there.
 
 import { el } from "./dom.js";
+import "./over.js";
 import { SAY, sayProblem } from "./strings.js";
 
 /** A key in place of one that is not let in, as `{key, user}`. */

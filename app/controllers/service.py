@@ -4,7 +4,7 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from msgspec import Struct
 
-from app.docs import CONTENT_SECURITY_POLICY, Documents
+from app.docs import PAGE_HEADERS, Documents
 from app.edge import Drain
 from app.errors import Unavailable
 from app.exchanges import answer
@@ -47,5 +47,4 @@ class ServiceController(Controller):
     @get("/docs", opt={"is_open": True})
     async def get_docs(self, documents: NamedDependency[Documents]) -> Response[bytes]:
         """Get the OpenAPI document as a page."""
-        headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
-        return Response(documents.docs, media_type="text/html", headers=headers)
+        return Response(documents.docs, media_type="text/html", headers=PAGE_HEADERS)
