@@ -17,7 +17,8 @@ from app.auth import Administrator, Caller
 from app.errors import InvalidInput, NotFound, UnsupportedMediaType
 from app.headers import Expected, header_values, parse_idempotency_key, parse_if_match, raw_header_values
 from app.identifiers import parse_uuid
-from app.payloads import parse_query, read
+from app.parameters import parse_query
+from app.payloads import read
 
 T = TypeVar("T")
 UserT = TypeVar("UserT")

@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from app.context import INSTRUCTING, NO_RESULT, Call, Step, Weight, Window, is_a, text_of
 from app.drafts import Draft, Names, Part, SentCall, join, note, parts_of, sent_calls
-from app.payloads import depth_of
+from app.json_objects import depth_of
 from app.wire.context import Context, ContextMessage
 from app.wire.messages import DEPTH_LIMIT, Message, Version
 

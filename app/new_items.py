@@ -12,13 +12,12 @@ from app.context import elements_of, members_of, text_of
 from app.errors import Flaw, InvalidInput
 from app.item_parts import OUR_PARTS, part_kinds, write_object
 from app.items import HOLES, Columns, make_items
+from app.json_objects import depth_of, parse_object
 from app.payloads import (
     IncomingMessage,
     check_payload,
-    depth_of,
     fingerprint_of,
     measure_payloads,
-    parse_object,
     refuse_repeats,
 )
 from app.wire.messages import DEPTH_LIMIT, Role, Status

@@ -12,8 +12,10 @@ from msgspec.json import Decoder
 from app.context import text_of
 from app.errors import Flaw, InvalidInput
 from app.identifiers import parse_uuid
+from app.json_objects import parse_object
 from app.new_items import parse_items
-from app.payloads import IncomingMessage, parse_object, parse_query
+from app.parameters import parse_query
+from app.payloads import IncomingMessage
 from app.wire.openai import (
     METADATA_NAME_CHARACTERS,
     METADATA_PAIRS,

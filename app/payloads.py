@@ -1,23 +1,20 @@
-"""Request bodies and queries, read into wire structs.
+"""Request bodies, read into wire structs.
 
 Payloads stay the bytes that came: they are checked (UTF-8, JSON, depth, shape) and never decoded.
 """
 
 import asyncio
-import re
-from collections.abc import Callable, Hashable
-from functools import lru_cache
+from collections.abc import Callable
 from hashlib import sha256
-from itertools import islice
 from operator import attrgetter
-from typing import Annotated, TypeVar, cast
-from urllib.parse import parse_qsl
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 from msgspec.json import Decoder
 
 from app.errors import Flaw, InvalidInput, TooLarge
+from app.json_objects import decode, depth_of, flaw_of, join, parse_object, raw_members_of, refuse_repeated
 from app.wire.conversations import ConversationChange, ConversationFork, NewConversation
 from app.wire.messages import (
     ABSENT,
@@ -36,24 +33,6 @@ from app.wire.sessions import NewTurn
 T = TypeVar("T")
 
 _THREAD_FROM_BYTES = 256 * 1024
-_ENVELOPE_DEPTH = 3  # a body, its array of messages, a message
-_REMEMBERED_QUERY_BYTES = 256
-_SHOWN_CHARACTERS = 64
-_NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
-_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_VALLEYS = [b"]" * size + b"[" * size for size in (32, 8, 2, 1)]
-_MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("(?:[^"\\]++|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
-_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
-_BRACKETS_TRIED = 100_000
-_NO_LONE_SURROGATE = re.compile(
-    rb"(?:[^\\]{1,999}|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB]..\\u[dD][c-fC-F]..){1,99999}+", re.DOTALL
-)
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_PATH_STEP = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.+?|)`(?: - at `\$([^`]*)`)?", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(.*)`")
-_TYPE = re.compile(r"\b(?:str|int|bool|float)\b")
-_TYPES = {"str": "string", "int": "integer", "bool": "boolean", "float": "number"}
 
 
 class _Part(Struct):
@@ -69,8 +48,6 @@ class _Usage(Struct):
     completion_tokens: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 
-_MEMBERS = Decoder(dict[str, Raw])
-_NAME = Decoder(str)
 _PARTS = Decoder(Annotated[list[_Part], Meta(max_length=PARTS_LIMIT)])
 _USAGE = Decoder(_Usage)
 _NEW_MESSAGE = Decoder(NewMessage)
@@ -153,157 +130,9 @@ def fingerprint_of(body: bytes) -> bytes:
     return sha256(body).digest()
 
 
-def parse_object(raw: bytes, decoder: Decoder[T], pointer: str = "") -> T:
-    """The struct of a JSON object without repeated members, nor unknown ones if the struct forbids them.
-
-    Raises InvalidInput with the pointer of what is wrong.
-    """
-    members = _decode(raw, _MEMBERS, pointer)
-    value = _decode(raw, decoder, pointer)
-    if len(raw) != _least_bytes(members):
-        _refuse_repeated(raw, members, pointer)
-    return value
-
-
-def _decode(raw: bytes, decoder: Decoder[T], pointer: str) -> T:
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(_flaw(str(error), pointer)) from None
-    except msgspec.DecodeError as error:
-        raise InvalidInput(Flaw(pointer=pointer, message=_malformation(raw, str(error)))) from None
-    except RecursionError:
-        raise InvalidInput(Flaw(pointer=pointer, message=_too_deep(raw))) from None
-
-
-def _least_bytes(members: dict[str, Raw]) -> int:
-    """What an object of these members takes at least: one of no more has no space, and no member twice."""
-    return 1 + sum(map(len, members)) + sum(map(len, map(bytes, members.values()))) + 4 * len(members)
-
-
 def _least_text_bytes(texts: tuple[str | None, ...]) -> int:
-    """The same of a message whose members are these texts; in other scripts, or with escapes, they take more."""
+    """What a message of these texts takes at least, with no member twice; other scripts and escapes take more."""
     return 1 + sum([len(text) + around for text, around in zip(texts, _AROUND_TEXTS, strict=True) if text is not None])
-
-
-def _refuse_repeated(raw: bytes, members: dict[str, Raw], pointer: str) -> None:
-    """Raises InvalidInput for a member that comes twice."""
-    if (name := _repeated_member(raw, members)) is not None:
-        raise InvalidInput(Flaw(pointer=_join(pointer, name), message="the member is repeated"))
-
-
-def _repeated_member(raw: bytes, members: dict[str, Raw]) -> str | None:
-    """A member of an object that comes twice, found by walking along the members as they were decoded.
-
-    They stand in the order of their first appearance, each with its last value.
-    """
-    place = 0
-    for name, raw_value in members.items():
-        value = bytes(raw_value)
-        head = _MEMBER.match(raw, place)
-        found = _NAME.decode(head[1]) if head else name
-        start = head.end() if head else place
-        place = start + len(value)
-        if found != name or not raw.startswith(value, start) or raw[place] not in b",} \t\r\n":
-            return found
-    head = _MEMBER.match(raw, place) if members else None
-    return _NAME.decode(head[1]) if head else None
-
-
-def depth_of(payload: bytes) -> int:
-    """How deep the brackets of a JSON text are nested.
-
-    Neither step moves what counts: a pair of quotes with nothing between them changes for no other character whether
-    it stands in a string, and going down and up again by the same number of brackets reaches no new depth.
-    """
-    unescaped = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = unescaped.translate(_TO_SQUARE, _NOT_MARKS).replace(b'""', b"")
-    brackets = b"".join(marks.split(b'"')[::2])
-    while b"][" in brackets:
-        for valley in _VALLEYS:
-            brackets = brackets.replace(valley, b"")
-    return len(brackets) // 2
-
-
-def _too_deep(raw: bytes) -> str:
-    """Names the first bracket that no body may have: where the decoder gave up, it knew no place."""
-    depth = 0
-    for match in islice(_BRACKET.finditer(raw), _BRACKETS_TRIED):
-        depth += 1 if match[1] else -(match[0] in b"]}")
-        if depth > DEPTH_LIMIT + _ENVELOPE_DEPTH:
-            return f"nested deeper than {DEPTH_LIMIT} at byte {match.start()}"
-    return f"nested deeper than {DEPTH_LIMIT}"
-
-
-def _join(pointer: str, name: str | int) -> str:
-    """With one more member; of a name that no one of ours is as long as, only its beginning."""
-    text = str(name)
-    text = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-    return f"{pointer}/{text.replace('~', '~0').replace('/', '~1')}"
-
-
-def _malformation(raw: bytes, reason: str) -> str:
-    place = 0
-    while match := _NO_LONE_SURROGATE.match(raw, place):
-        place = match.end()
-    if _SURROGATE.match(raw, place):
-        return f"lone surrogate escape at byte {place}"
-    end = "" if "(byte " in reason else f" (byte {len(raw)})"
-    return f"malformed JSON: {reason.removeprefix('JSON is malformed: ')}{end}"
-
-
-def _flaw(message: str, pointer: str) -> Flaw:
-    """Msgspec's words with its path as a pointer, in the words of JSON, and without the client's values."""
-    unknown = _UNKNOWN.fullmatch(message)
-    reason, _, path = message.partition(" - at `$")
-    for name, index in _PATH_STEP.findall(path if unknown is None else unknown[2] or ""):
-        pointer = _join(pointer, name or index)
-    if unknown:
-        return Flaw(pointer=_join(pointer, unknown[1]), message="is unknown")
-    if missing := _MISSING.fullmatch(reason):
-        return Flaw(pointer=_join(pointer, missing[1]), message="is required")
-    if reason.startswith("Invalid enum value"):
-        reason = "is none of the allowed values"
-    elif "matching regex" in reason:
-        reason = "has characters or a form that is not allowed"
-    reason = _TYPE.sub(lambda match: _TYPES[match[0]], reason)
-    return Flaw(pointer=pointer, message=reason[:1].lower() + reason[1:])
-
-
-def parse_query(query: bytes, struct: type[T]) -> T:
-    """The struct, frozen, of a query string without unknown or repeated parameters. Raises InvalidInput."""
-    if len(query) > _REMEMBERED_QUERY_BYTES:
-        return _parse_query(query, struct)
-    return cast("T", _parse_remembered_query(query, cast("Hashable", struct)))
-
-
-def _parse_query(query: bytes, struct: type[T]) -> T:
-    try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
-    except ValueError:
-        raise InvalidInput(Flaw(parameter="", message="the query is no UTF-8 of at most 64 parameters")) from None
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise InvalidInput(Flaw(parameter=repeated, message="the parameter is repeated"))
-    try:
-        parameters = msgspec.convert(values, struct, strict=False)
-    except msgspec.ValidationError as error:
-        flaw = _flaw(str(error), "")
-        raise InvalidInput(Flaw(parameter=(flaw.pointer or "/")[1:], message=flaw.message)) from None
-    for name, text in values.items():
-        if _is_read_otherwise(getattr(parameters, name), text):
-            raise InvalidInput(Flaw(parameter=name, message="is not written as such a value is"))
-    return parameters
-
-
-_parse_remembered_query = lru_cache(maxsize=1000)(_parse_query)
-
-
-def _is_read_otherwise(value: object, text: str) -> bool:
-    """Whether msgspec was too lax: it reads `null` as an absent value, `1` as true, `1e2` as an integer."""
-    return value is None or (type(value) in {bool, int} and str(value).lower() != text)
 
 
 def _incoming(
@@ -320,7 +149,7 @@ def _incoming(
                 payloads[name] = payload
                 body_bytes += len(payload)
     if len(raw) != least_bytes:
-        _refuse_repeated(raw, _decode(raw, _MEMBERS, pointer), pointer)
+        refuse_repeated(raw, raw_members_of(raw, pointer), pointer)
     check_content(payloads, pointer)
     _refuse_large(body_bytes, limit_bytes, pointer)
     fingerprint = fingerprint_of(raw) if has_client_ids else b""
@@ -341,7 +170,7 @@ def _incoming(
 def parse_messages(raws: list[Raw], limit_bytes: int) -> list[IncomingMessage]:
     """The messages of an envelope's `messages`. Raises InvalidInput, also where a client id comes twice; TooLarge."""
     bodies = [(bytes(raw), f"/messages/{place}") for place, raw in enumerate(raws)]
-    came = [_decode(body, _NEW_MESSAGE, pointer) for body, pointer in bodies]
+    came = [decode(body, _NEW_MESSAGE, pointer) for body, pointer in bodies]
     has_client_ids = any(message.client_id is not None for message in came)
     messages = [
         _incoming(body, message, limit_bytes, pointer, has_client_ids=has_client_ids)
@@ -367,9 +196,9 @@ def parse_append(body: bytes, limit_bytes: int) -> list[IncomingMessage]:
     try:
         message = _NEW_MESSAGE.decode(body)
     except (msgspec.DecodeError, RecursionError):
-        if "messages" in _decode(body, _MEMBERS, ""):
+        if "messages" in raw_members_of(body):
             return parse_messages(parse_object(body, _NEW_MESSAGES).messages, limit_bytes)
-        message = _decode(body, _NEW_MESSAGE, "")
+        message = decode(body, _NEW_MESSAGE, "")
     return [_incoming(body, message, limit_bytes, has_client_ids=message.client_id is not None)]
 
 
@@ -393,9 +222,9 @@ def _check_payload(name: str, payload: bytes, pointer: str) -> bool:
         try:
             _PARTS.decode(payload)
         except msgspec.ValidationError as error:
-            raise InvalidInput(_flaw(str(error), _join(pointer, name))) from None
+            raise InvalidInput(flaw_of(str(error), join(pointer, name))) from None
     if name == "metadata" and len(payload) > METADATA_LIMIT_BYTES:
-        raise InvalidInput(Flaw(pointer=_join(pointer, name), message=f"is larger than {METADATA_LIMIT_BYTES} bytes"))
+        raise InvalidInput(Flaw(pointer=join(pointer, name), message=f"is larger than {METADATA_LIMIT_BYTES} bytes"))
     return True
 
 
@@ -404,9 +233,9 @@ def _check_shape(name: str, payload: bytes, firsts: bytes, pointer: str) -> bool
     if not payload or payload == b"null":
         return False
     if payload[0] not in firsts:
-        raise InvalidInput(Flaw(pointer=_join(pointer, name), message=_SHAPES[firsts]))
+        raise InvalidInput(Flaw(pointer=join(pointer, name), message=_SHAPES[firsts]))
     if len(payload) > 2 * DEPTH_LIMIT and payload[0] != ord('"') and depth_of(payload) > DEPTH_LIMIT:
-        raise InvalidInput(Flaw(pointer=_join(pointer, name), message=f"nested deeper than {DEPTH_LIMIT}"))
+        raise InvalidInput(Flaw(pointer=join(pointer, name), message=f"nested deeper than {DEPTH_LIMIT}"))
     return True
 
 
@@ -414,7 +243,7 @@ def check_content(payloads: dict[str, bytes | None], pointer: str = "") -> None:
     """A message says something: content, or calls in its place. Raises InvalidInput."""
     if not (payloads.get("content") or payloads.get("tool_calls") or payloads.get("function_calls")):
         message = "is required where neither tool_calls nor function_calls is there"
-        raise InvalidInput(Flaw(pointer=_join(pointer, "content"), message=message))
+        raise InvalidInput(Flaw(pointer=join(pointer, "content"), message=message))
 
 
 def measure_payloads(payloads: dict[str, bytes | None], limit_bytes: int, pointer: str = "") -> int:

@@ -11,7 +11,9 @@ from msgspec import Raw, Struct, field
 from msgspec.json import Decoder
 
 from app.errors import Flaw, InvalidInput
-from app.payloads import check_payload, parse_append, parse_object, parse_query, read
+from app.json_objects import parse_object
+from app.parameters import parse_query
+from app.payloads import check_payload, parse_append, read
 from app.wire.conversations import ConversationListing
 from app.wire.messages import MessageListing
 from tests.corpus import DEEPEST, INVALID_UTF8, TOO_DEEP, json_texts, objects, pieces, scalars

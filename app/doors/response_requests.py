@@ -9,10 +9,11 @@ from msgspec.json import Decoder
 from app.asking import Asked
 from app.context import elements_of, is_a, members_of, text_of
 from app.errors import Flaw, InvalidInput
+from app.json_objects import depth_of, parse_object
 from app.new_items import parse_items
 from app.openai_bodies import parse_metadata
 from app.openai_errors import Refusal
-from app.payloads import IncomingMessage, depth_of, parse_object
+from app.payloads import IncomingMessage
 from app.wire.messages import DEPTH_LIMIT
 from app.wire.responses import ConversationChoice, FunctionChoice, NewResponse, ObjectFormat, SchemaFormat
 
