@@ -52,34 +52,28 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.fixture
-def unread(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each page of messages that was asked for, whether it was as it was known."""
+def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[bool]:
+    """Of each page that was asked for, whether it was as it was known."""
     found: list[bool] = []
-    inner = shared_pages.list_messages
+    inner = getattr(shared_pages, name)
 
     async def watched(connection: Conn, requests: list[Any]) -> list[Any]:
-        pages = await inner(connection, requests)
+        pages: list[Any] = await inner(connection, requests)
         found.extend(page is request.known for page, request in zip(pages, requests, strict=True))
         return pages
 
-    monkeypatch.setattr(shared_pages, "list_messages", watched)
+    monkeypatch.setattr(shared_pages, name, watched)
     return found
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    return watch(monkeypatch, "list_messages")
 
 
 @pytest.fixture
 def unlisted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """The same of conversations."""
-    found: list[bool] = []
-    inner = shared_pages.list_conversations
-
-    async def watched(connection: Conn, requests: list[Any]) -> list[Any]:
-        pages = await inner(connection, requests)
-        found.extend(page is request.known for page, request in zip(pages, requests, strict=True))
-        return pages
-
-    monkeypatch.setattr(shared_pages, "list_conversations", watched)
-    return found
+    return watch(monkeypatch, "list_conversations")
 
 
 async def page(client: AsyncClient, path: str, **params: object) -> httpx.Response:
