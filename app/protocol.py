@@ -173,6 +173,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._flaw = InvalidInput(detail="there is nothing here to upgrade to")
             raise HttpParserError  # the parser would take the body for the next request
         super().on_headers_complete()
+        self.headers = []  # for a trailer, which is none of the request's headers (RFC 9110 section 6.5.1)
         self._received_bytes = self._chunk_bytes  # of the head before at most, and all of the next one's
         self.scope["state"]["respond"] = partial(self._respond, self.cycle)
         self._unparsed_bytes = 0

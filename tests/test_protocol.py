@@ -37,6 +37,12 @@ def key(template: EmbeddedServer, service: Service) -> str:  # noqa: ARG001  # w
     return run_verbatim("keys", "create", "--tenant", "acme", "--user", "alice", DATABASE_URL=url).stdout.strip()
 
 
+@pytest.fixture(scope="module")
+def unbound_key(template: EmbeddedServer, service: Service) -> str:  # noqa: ARG001  # whose key it is
+    url = text_of(template.url("protocol"))
+    return run_verbatim("keys", "create", "--tenant", "acme", DATABASE_URL=url).stdout.strip()
+
+
 @asynccontextmanager
 async def connected(service: Service) -> AsyncIterator[tuple[StreamReader, StreamWriter]]:
     host, port = service.wait_for_address().removeprefix("http://").split(":")
@@ -147,6 +153,19 @@ async def test_what_has_no_end_takes_no_memory(service: Service, opening: bytes)
         await say(service, opening, *[b"x" * MEGABYTE] * 60)
     assert rss_bytes(service) - before < 20 * MEGABYTE
     assert await liveness_seconds(service) < 1
+
+
+@pytest.mark.parametrize("is_in_trailer", [("Authorization", "X-User-Id"), ("X-User-Id",), ()])
+async def test_a_trailer_says_nothing_of_who_asks(
+    service: Service, unbound_key: str, is_in_trailer: tuple[str, ...]
+) -> None:
+    lines = {"Authorization": f"Bearer {unbound_key}", "X-User-Id": "mallory"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if name not in is_in_trailer)
+    trailer = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if name in is_in_trailer)
+    request = "POST /v1/conversations HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    request += f"{head}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n{trailer}\r\n"
+    status, _, _ = await say(service, request.encode())
+    assert status == {2: 401, 1: 400, 0: 201}[len(is_in_trailer)]
 
 
 @pytest.mark.faults
