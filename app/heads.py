@@ -229,6 +229,7 @@ class Heads:
 
     def _tell_owners(self, owners: FollowedOwners, changed: list[ChangedConversation]) -> None:
         rows_of: dict[UUID, list[ChangedConversation]] = {owner_id: [] for owner_id in self._told_owners & owners.ids}
+        self._told_owners &= self._owners.keys()
         for row in changed:
             rows_of.setdefault(row.owner_id, []).append(row)
         for owner_id, rows in rows_of.items():

@@ -1,8 +1,8 @@
 """Event streams: each looks when it is woken, says what is new, and now and then that it is there."""
 
-from asyncio import get_running_loop
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from asyncio import get_running_loop, timeout_at
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import msgspec
 
@@ -36,19 +36,19 @@ async def stream_events(
         is_moved = is_behind = True
         while not follower.is_over and (is_behind or time() < ends_at):
             events: list[bytes] = []
-            is_away = False
-            wait_seconds = min(ends_at, sent_at + silent_seconds) - time()
+            is_away = is_last = False
             if is_moved:
                 try:
-                    async with follower.turn:
+                    async with _turn(follower, sent_at + silent_seconds):
                         events, is_last = await look_now()
                 except Unavailable:
-                    is_away, is_last = True, False
+                    is_away = True
                 for event in events:
                     yield event
                     sent_at = time()
                 if is_last:
                     return
+            wait_seconds = min(ends_at, sent_at + silent_seconds) - time()
             if is_away:
                 await follower.wait(min(wait_seconds, _RETRY_SECONDS))
             elif not events:
@@ -58,6 +58,20 @@ async def stream_events(
                 yield sse.HEARTBEAT
                 sent_at = time()
         yield sse.RETRY
+
+
+@asynccontextmanager
+async def _turn(follower: Follower, until: float) -> AsyncIterator[None]:
+    """A follower's turn to look. Raises Unavailable where others have it for so long."""
+    try:
+        async with timeout_at(until):
+            await follower.turn.acquire()
+    except TimeoutError:
+        raise Unavailable from None
+    try:
+        yield
+    finally:
+        follower.turn.release()
 
 
 class ReplyReader:

@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
+from asyncio import gather
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -14,12 +15,16 @@ from jsonschema import Draft202012Validator
 from msgspec.structs import replace
 
 from app import auth, heads
+from app.auth import Token
+from app.clock import Clock
 from app.database_url import DatabaseUrl
 from app.errors import Unavailable
+from app.heads import Follower, Heads
 from app.queries import Conn
 from app.settings import Settings
 from app.stores import heads as stores_heads
 from app.stores import service_keys
+from app.streams import stream_events
 from tests.conftest import NewKey, append, new_conversation, problem
 from tests.live import Event, Replica, events_of, replica
 from tests.model_server import Hang, ModelServer, Send, chunk, model_server
@@ -569,6 +574,52 @@ async def test_heartbeats_share_their_timers_and_need_no_tasks(settings: Setting
                 loop.set_task_factory(None)
     assert timers < 150  # of 300 heartbeats: the server's own, ten a second, and one for each look
     assert tasks < 10
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_heartbeats_come_in_time_however_long_it_takes_to_look(settings: Settings, *, is_away: bool) -> None:
+    often, turn, clock = replace(settings, heartbeat_seconds=1.0), asyncio.Semaphore(2), Clock()
+
+    async def silence_seconds() -> float:
+        follower = Follower(Token(""), turn, clock, set())
+        looks = iter([0.0, *[0.3 if is_away else 0.8] * 99])
+
+        async def look() -> tuple[list[bytes], bool]:
+            await asyncio.sleep(seconds := next(looks))
+            if is_away and seconds:
+                raise Unavailable
+            return [], False
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.1, follower.wake)
+        stream = stream_events(nullcontext(follower), lambda _: look, often)
+        begun_at = loop.time()
+        await anext(stream)
+        await stream.aclose()
+        return loop.time() - begun_at
+
+    silences = await gather(*(silence_seconds() for _ in range(30 if is_away else 2)))
+    assert max(silences) < 1.5  # one that is under way is waited for
+
+
+async def test_owners_who_have_left_are_forgotten(
+    settings: Settings, url: DatabaseUrl, new_key: NewKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Heads] = []
+    monkeypatch.setattr("app.main.Heads", lambda *arguments: made.append(Heads(*arguments)) or made[-1])
+    key = await new_key()
+    async with replica(settings, url) as here:
+        for number in range(8):
+            user = {"X-User-Id": f"user-{number}"}
+            async with here.client(key, **user) as client, client.stream("GET", "/v1/events") as stream:
+                await new_conversation(client)
+                await anext(events_of(stream))
+        for _ in range(50):
+            await asyncio.sleep(0.1)
+            if not made[0]._owners and len(made[0]._told_owners) <= 1:
+                break
+        else:
+            pytest.fail("some are remembered")
 
 
 async def test_a_database_that_comes_back_is_followed_again(
