@@ -230,6 +230,7 @@ CROSS JOIN
                 || array_send(array_agg(listed.changed_at))
                 || array_send(array_agg(listed.last_seq))
                 || array_send(array_agg(listed.revision))
+                || array_send(array_agg(listed.message_count))
             ) AS version
         FROM (
             SELECT
@@ -238,7 +239,10 @@ CROSS JOIN
                 conversation.updated_at,
                 conversation.changed_at,
                 conversation.last_seq,
-                conversation.revision
+                conversation.revision,
+                conversation.user_message_count + conversation.assistant_message_count
+                + conversation.tool_message_count + conversation.system_message_count
+                + conversation.developer_message_count AS message_count
             FROM conversations AS conversation
             WHERE
                 conversation.owner_id = asked.owner_id

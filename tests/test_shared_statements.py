@@ -395,6 +395,7 @@ async def test_what_a_lost_commit_said_is_not_shown_for_what_came_in_its_place(
         "changed_at = now(), title = 'otherwise'",
         "last_seq = last_seq + 1",
         "revision = revision + 1",
+        "user_message_count = user_message_count + 1",
     ],
 )
 async def test_a_list_is_read_again_for_any_one_difference(

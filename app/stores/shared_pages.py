@@ -37,7 +37,8 @@ _encode = msgspec.json.Encoder().encode
 class PageVersion(Struct, frozen=True):
     """The state of a conversation: of the same id, no two are alike.
 
-    One that is purged and made again is younger; what comes in place of a commit that a failover has lost is later.
+    One that is purged and made again is younger; what comes in place of a commit that a failover has lost is later,
+    unless the clock of the new primary is behind by more than that took.
     """
 
     created_at: datetime
