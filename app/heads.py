@@ -6,7 +6,7 @@ followers at once, what others wrote is seen when the heads are looked at next.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
@@ -92,11 +92,11 @@ class Heads:
         self,
         database: Database,
         settings: Settings,
-        is_good: Callable[[Token], Awaitable[bool]],
+        find_bad: Callable[[Collection[Token]], Awaitable[set[Token]]],
         is_draining: Callable[[], bool],
     ) -> None:
         self._database, self._settings = database, settings
-        self._is_good, self._is_draining = is_good, is_draining
+        self._find_bad, self._is_draining = find_bad, is_draining
         self._conversations: dict[tuple[UUID, UUID], _Watch] = {}
         self._owners: dict[UUID, _Watch] = {}
         self._followed: Followed | None = None
@@ -258,11 +258,8 @@ class Heads:
             for watch in [*self._conversations.values(), *self._owners.values()]
             for follower in watch.followers
         ]
-        verdicts = {}
-        for follower in followers:
-            text = follower.token.text
-            if text not in verdicts:
-                verdicts[text] = await self._is_good(follower.token)
-            if not verdicts[text]:
+        bad = await self._find_bad([follower.token for follower in followers])
+        for follower in followers if bad else ():
+            if follower.token in bad:
                 follower.is_over = True
                 follower.wake()

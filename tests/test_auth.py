@@ -2,19 +2,40 @@
 
 import asyncio
 from asyncio import gather
+from collections.abc import AsyncIterator, Sequence
+from time import thread_time
+from typing import Any
 
 import pytest
 from httpx import AsyncClient
 from litestar import Litestar
 
 from app import auth
+from app.auth import Authentication, Token
+from app.database import Database
 from app.database_url import DatabaseUrl
+from app.errors import InvalidCredentials, Unavailable
 from app.queries import Conn
 from app.settings import Settings
 from app.stores import service_keys
 from tests.conftest import NewKey, client_of, contents, new_conversation, problem, running
+from tests.poolers import pooled
 
 HOME = "/v1/conversations"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many keys at a time it is asked whether they are good, from here on."""
+    asked = []
+    ask = service_keys.find_live_keys
+
+    async def note(connection: Conn, prefixes: Sequence[str]) -> dict[str, service_keys.LiveKey]:
+        asked.append(len(prefixes))
+        return await ask(connection, prefixes)
+
+    monkeypatch.setattr(service_keys, "find_live_keys", note)
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -82,16 +103,8 @@ async def test_a_revoked_key_is_refused_by_every_replica_within_five_seconds(
 
 
 async def test_a_key_with_which_many_come_at_once_is_asked_for_once(
-    app: Litestar, new_key: NewKey, monkeypatch: pytest.MonkeyPatch
+    app: Litestar, new_key: NewKey, asked: list[int]
 ) -> None:
-    asked = []
-    ask = service_keys.get_service_key
-
-    async def note(connection: Conn, prefix: str) -> service_keys.ServiceKey | None:
-        asked.append(prefix)
-        return await ask(connection, prefix)
-
-    monkeypatch.setattr(service_keys, "get_service_key", note)
     async with client_of(app, await new_key(user="alice")) as client:
         answers = await gather(*(client.get(HOME) for _ in range(100)))
     assert ({answer.status_code for answer in answers}, len(asked)) == ({200}, 1)
@@ -109,7 +122,7 @@ async def test_the_use_of_a_key_is_noted_coarsely(alice: AsyncClient, connection
     used = "SELECT last_used_at FROM service_keys"
     first = await connection.fetchval(used)
     assert first is not None
-    await service_keys.touch_service_key(connection, await connection.fetchval("SELECT prefix FROM service_keys"))
+    await service_keys.touch_service_keys(connection, [await connection.fetchval("SELECT prefix FROM service_keys")])
     assert await connection.fetchval(used) == first
 
 
@@ -175,3 +188,128 @@ async def test_requests_of_many_owners_at_once_stay_apart(app: Litestar, new_key
 
     said = await gather(*(live(client, str(number)) for number, client in enumerate(clients)))
     assert said == [[f"{number}-{turn}" for turn in range(5)] for number in range(20)]
+
+
+# Those who were let in, and stay
+
+
+@pytest.fixture
+async def database(url: DatabaseUrl, settings: Settings) -> AsyncIterator[Database]:
+    database = Database(pooled(url), settings)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def authentication(database: Database) -> Authentication:
+    return Authentication(database, None)
+
+
+async def revoke(connection: Conn, token: Token) -> None:
+    await service_keys.revoke_service_key(connection, service_keys.prefix_of(token.text) or "")
+
+
+async def is_admitted(authentication: Authentication, token: Token) -> bool:
+    scope: Any = {"headers": [(b"authorization", f"Bearer {token.text}".encode())]}
+    try:
+        await authentication.admit(scope)
+    except InvalidCredentials:
+        return False
+    return True
+
+
+async def test_of_many_keys_those_that_are_bad_are_found_by_few_statements(
+    authentication: Authentication,
+    new_key: NewKey,
+    connection: Conn,
+    asked: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "_KEYS_ASKED", 5)
+    good = [Token(await new_key(user=f"user-{number}")) for number in range(8)]
+    again = Token(good[0].text)
+    assert await authentication.find_bad([*good, again]) == set()
+    wrong, unknown = Token(good[1].text + "A"), Token(service_keys.new_key())
+    await revoke(connection, good[0])
+    bad = await authentication.find_bad([*good, again, wrong, unknown])
+    assert (bad, asked) == ({good[0], again, wrong, unknown}, [5, 3, 5, 5])
+
+
+async def test_what_is_found_of_a_key_that_stays_counts_for_requests(
+    authentication: Authentication, new_key: NewKey, connection: Conn, asked: list[int]
+) -> None:
+    token = Token(await new_key(user="alice"))
+    assert await authentication.find_bad([token]) == set()
+    assert await is_admitted(authentication, token)
+    assert asked == [1]
+    await revoke(connection, token)
+    assert await authentication.find_bad([token]) == {token}
+    assert not await is_admitted(authentication, token)
+
+
+async def test_no_key_is_bad_while_the_database_cannot_be_asked(
+    authentication: Authentication, new_key: NewKey, connection: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = Token(await new_key(user="alice"))
+    await revoke(connection, token)
+
+    async def fail(*_: object) -> dict[str, service_keys.LiveKey]:
+        raise Unavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service_keys, "find_live_keys", fail)
+        assert await authentication.find_bad([token]) == set()
+    assert await authentication.find_bad([token]) == {token}
+
+
+async def test_a_revoked_key_is_found_though_no_use_can_be_noted(
+    authentication: Authentication, new_key: NewKey, connection: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revoked, unused = Token(await new_key()), Token(await new_key())
+    await revoke(connection, revoked)
+
+    async def fail(*_: object) -> None:
+        raise Unavailable
+
+    monkeypatch.setattr(service_keys, "touch_service_keys", fail)
+    assert await authentication.find_bad([revoked, unused]) == {revoked}
+
+
+async def test_the_use_of_keys_that_stay_is_noted_hourly_without_waiting_for_others(
+    authentication: Authentication, new_key: NewKey, connection: Conn
+) -> None:
+    tokens = [Token(await new_key(user=user)) for user in ("never", "long-ago", "lately", "being-noted")]
+    set_use = "UPDATE service_keys SET last_used_at = now() - $1 * interval '1 minute' WHERE user_id = $2"
+    for minutes, user in ((61, "long-ago"), (59, "lately"), (61, "being-noted")):
+        await connection.execute(set_use, minutes, user)
+    async with connection.transaction(), asyncio.timeout(1):
+        await connection.execute("SELECT FROM service_keys WHERE user_id = 'being-noted' FOR UPDATE")
+        assert await authentication.find_bad(tokens) == set()
+    rows = await connection.fetch(
+        "SELECT user_id, last_used_at > now() - interval '1 minute' AS is_noted FROM service_keys"
+    )
+    assert dict(rows) == {"never": True, "long-ago": True, "lately": False, "being-noted": False}
+
+
+async def test_tokens_that_stay_are_looked_at_in_many_turns(database: Database) -> None:
+    class Slow:
+        """Takes as long as a signature does."""
+
+        async def verify(self, token: str) -> tuple[str, str]:
+            end = thread_time() + 0.0003
+            while thread_time() < end:
+                pass
+            if token == "bad":
+                raise InvalidCredentials
+            return token, token
+
+    slow: Any = Slow()
+    tokens = [Token(text) for text in ("bad", *map(str, range(100)))]
+    looking = asyncio.create_task(Authentication(database, slow).find_bad(tokens))
+    turns = 0
+    while not looking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert looking.result() == {tokens[0]}
+    assert turns > 10

@@ -393,6 +393,25 @@ async def test_a_revoked_key_follows_no_longer(
     assert (await alice.get(path)).status_code == 401
 
 
+async def test_of_many_followers_those_with_a_revoked_key_alone_are_ended(
+    here: Replica, alice: httpx.AsyncClient, new_key: NewKey, connection: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "_CREDENTIAL_SECONDS", 0.1)
+    other_key = await new_key(user="alice")
+    path = await new_conversation(alice)
+    async with (
+        here.client(other_key) as other,
+        following(alice, path) as stays,
+        following(other, path) as goes,
+        following(other, "/v1") as goes_too,
+    ):
+        await service_keys.revoke_service_key(connection, service_keys.prefix_of(other_key) or "")
+        await goes.end()
+        await goes_too.end()
+        await append(alice, path, "one")
+        assert told([await stays.next()]) == [("message.created", "one")]
+
+
 async def test_followers_hold_no_connection(settings: Settings, url: DatabaseUrl, key: str, connection: Conn) -> None:
     async with replica(replace(settings, pool_size=2), url) as made, made.client(key) as client:
         paths = [await new_conversation(client) for _ in range(5)]

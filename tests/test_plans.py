@@ -719,6 +719,7 @@ ELSEWHERE = {
     "advance_rollup",
     "claim_rollup",
     "create_service_key",
+    "find_live_keys",
     "find_migration_record",
     "finish_rollup",
     "get_durability",
@@ -729,7 +730,7 @@ ELSEWHERE = {
     "list_service_keys",
     "probe_conversations",
     "revoke_service_key",
-    "touch_service_key",
+    "touch_service_keys",
 }
 """The statements without a row above: their plan for all parameters is looked at, or they have a test of their own."""
 

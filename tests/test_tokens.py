@@ -1,9 +1,11 @@
 import asyncio
+import gc
 import hashlib
 import hmac
 import json
 import os
 import random
+import weakref
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import OKPAlgorithm
+from jwt.utils import base64url_decode
 
 from app import tokens
 from app.errors import InvalidCredentials, Unavailable
@@ -335,6 +339,100 @@ async def test_a_token_changed_anywhere_tells_the_same_or_is_refused(by_file: To
         if not await is_refused(by_file, changed):
             told.add(await by_file.verify(changed))
     assert told <= {ACME_ADA}
+
+
+@pytest.fixture
+def verifications(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The signatures of Ed25519 that are computed from here on."""
+    computed = []
+    verify = OKPAlgorithm.verify
+
+    def note(self: Any, signed: Any, key: Any, signature: Any) -> bool:
+        computed.append(signature)
+        return verify(self, signed, key, signature)
+
+    monkeypatch.setattr(OKPAlgorithm, "verify", note)
+    return computed
+
+
+async def test_the_signature_of_a_good_token_is_computed_once(
+    by_file: TokenVerifier, verifications: list[bytes]
+) -> None:
+    text = old_token()
+    assert [await by_file.verify(text) for _ in range(3)] == [ACME_ADA] * 3
+    assert len(verifications) == 1
+
+
+async def test_the_tokens_that_came_last_are_remembered_and_no_text_of_them(
+    by_file: TokenVerifier, verifications: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "TOKENS_REMEMBERED", 3)
+    one, *others = [token(OLD, "old", sub=name, jti="a" * 40) for name in ("ada", "bob", "cyd", "dan", "eve")]
+    for other in others:
+        await by_file.verify(one)
+        await by_file.verify(other)
+    assert len(verifications) == 5
+    assert len(by_file._remembered) == 3
+    held = repr(by_file._remembered)
+    assert [part for text in (one, *others) for part in text.split(".")[1:] if part in held] == []
+    await by_file.verify(others[0])
+    assert len(verifications) == 6
+
+
+@pytest.mark.parametrize(("claims", "seconds"), [({"exp": 1_000}, 1_030), ({"nbf": 1_000}, 900), ({"iat": 1_000}, 900)])
+async def test_a_remembered_token_is_refused_out_of_its_time(
+    by_file: TokenVerifier, monkeypatch: pytest.MonkeyPatch, claims: dict[str, object], seconds: float
+) -> None:
+    text = token(OLD, "old", **{"exp": 2_000, **claims})
+    monkeypatch.setattr(tokens, "time", lambda: 980.0)
+    assert await by_file.verify(text) == ACME_ADA
+    monkeypatch.setattr(tokens, "time", lambda: seconds)
+    assert await is_refused(by_file, text)
+    monkeypatch.setattr(tokens, "time", lambda: 980.0)
+    assert await by_file.verify(text) == ACME_ADA
+
+
+@pytest.mark.parametrize("change", [{"issuer": "https://other"}, {"audience": "other"}])
+async def test_a_remembered_token_is_judged_by_the_settings(by_file: TokenVerifier, change: dict[str, str]) -> None:
+    text = old_token()
+    await by_file.verify(text)
+    by_file._rules = rules(jwks_file=Path("jwks.json"), **change)
+    assert await is_refused(by_file, text)
+
+
+async def test_a_remembered_token_with_another_signature_is_refused_and_not_remembered(by_file: TokenVerifier) -> None:
+    text = old_token()
+    await by_file.verify(text)
+    remembered = dict(by_file._remembered)
+    signature = bytearray(base64url_decode(text.rpartition(".")[2]))
+    for bit in range(len(signature) * 8):
+        signature[bit // 8] ^= 1 << bit % 8
+        assert await is_refused(by_file, spliced(text, signature=base64url(bytes(signature))))
+        signature[bit // 8] ^= 1 << bit % 8
+    assert by_file._remembered == remembered
+
+
+async def test_a_remembered_token_is_refused_when_its_key_is_removed_or_replaced(
+    by_file: TokenVerifier, jwks: Path, clock: Clock
+) -> None:
+    text = old_token()
+    for keys in ([], [jwk(FOREIGN, "old")], [jwk(OLD, "old", alg="ES256")]):
+        replace(jwks, json.dumps({"keys": [jwk(OLD, "old")], "round": len(json.dumps(keys))}))
+        clock.now += 1
+        assert await by_file.verify(text) == ACME_ADA
+        replace(jwks, json.dumps({"keys": keys}))
+        clock.now += 1
+        assert await is_refused(by_file, text)
+
+
+async def test_a_key_that_is_gone_is_not_kept_for_its_tokens(by_file: TokenVerifier, jwks: Path, clock: Clock) -> None:
+    await by_file.verify(old_token())
+    (key,) = [weakref.ref(key) for key in by_file._keys._keys or [] if key.key_id == "old"]
+    replace(jwks, json.dumps({"keys": [jwk(NEW, "new")]}))
+    clock.now += 1
+    await by_file.verify(new_token())
+    gc.collect()
+    assert key() is None
 
 
 async def test_garbage_is_refused_quickly(by_file: TokenVerifier) -> None:

@@ -1,6 +1,7 @@
 """Service keys: made once, shown once, kept as a hash."""
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 
@@ -22,15 +23,27 @@ class ServiceKey(Struct, frozen=True):
     last_used_at: datetime | None
 
 
+class LiveKey(Struct, frozen=True):
+    """What a key that is not revoked says; `is_due`: its use has not been noted for an hour."""
+
+    prefix: str
+    sha256: bytes
+    tenant_id: str
+    user_id: str | None
+    is_admin: bool
+    is_due: bool
+
+
 class _Prefix(Struct, frozen=True):
     prefix: str
 
 
 _CREATE = Query("create_service_key", NoRow)
 _GET = Query("get_service_key", ServiceKey)
+_FIND = Query("find_live_keys", LiveKey)
 _LIST = Query("list_service_keys", ServiceKey)
 _REVOKE = Query("revoke_service_key", _Prefix)
-_TOUCH = Query("touch_service_key", NoRow)
+_TOUCH = Query("touch_service_keys", NoRow)
 
 
 def new_key() -> str:
@@ -69,6 +82,11 @@ async def get_service_key(connection: Conn, prefix: str) -> ServiceKey | None:
     return await _GET.fetch_one(connection, prefix=prefix)
 
 
+async def find_live_keys(connection: Conn, prefixes: Sequence[str]) -> dict[str, LiveKey]:
+    """The keys with these prefixes by prefix, without those that are revoked."""
+    return {key.prefix: key for key in await _FIND.fetch(connection, prefixes=prefixes)}
+
+
 async def list_service_keys(connection: Conn) -> list[ServiceKey]:
     """All keys, oldest first."""
     return await _LIST.fetch(connection)
@@ -79,6 +97,6 @@ async def revoke_service_key(connection: Conn, prefix: str) -> bool:
     return await _REVOKE.fetch_one(connection, prefix=prefix) is not None
 
 
-async def touch_service_key(connection: Conn, prefix: str) -> None:
-    """Notes that the key was used, at most once an hour."""
-    await _TOUCH.execute(connection, prefix=prefix)
+async def touch_service_keys(connection: Conn, prefixes: Sequence[str]) -> None:
+    """Notes that the keys were used, at most once an hour."""
+    await _TOUCH.execute(connection, prefixes=prefixes)

@@ -9,8 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from statistics import median
 
+import psycopg
+
 from app import sse
+from app.database_url import DatabaseUrl
 from app.settings import Settings
+from app.stores.service_keys import digest_of, new_key, prefix_of
 from tests.bench.cpu import cpu_seconds
 from tests.bench.data import TENANT, Kind
 from tests.bench.report import describe_machine, print_machine, print_table
@@ -28,6 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.idle", description=__doc__)
     parser.add_argument("--streams", type=int, default=500, help="how many are open (500)")
     parser.add_argument("--seconds", type=int, default=60, help="how long each round takes (60)")
+    parser.add_argument("--keys", action="store_true", help="each stream has a service key of its own")
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured (3)")
     options = parser.parse_args()
     machine = describe_machine()
@@ -40,9 +45,10 @@ def main() -> int:
     }
     with running_postgres() as postgres:
         url = migrated(postgres, "idle", kind)
+        keys = _create_keys(url, options.streams) if options.keys else []
         lines = []
         for name, streams in cases.items():
-            with running_service(url, TENANT) as service, _opened(service, kind, streams) as opened:
+            with running_service(url, TENANT) as service, _opened(service, kind, streams, keys) as opened:
                 print(f"{name}: process {service.pid}", flush=True)
                 time.sleep(5)
                 lines.append([name, *_measure(postgres, service, options.rounds, options.seconds)])
@@ -52,15 +58,28 @@ def main() -> int:
     return 0
 
 
+def _create_keys(url: DatabaseUrl, count: int) -> list[str]:
+    keys = [new_key() for _ in range(count)]
+    statement = (
+        "INSERT INTO service_keys (prefix, sha256, tenant_id, is_admin, created_at) VALUES (%s, %s, %s, false, now())"
+    )
+    with psycopg.connect(**url.for_libpq()) as connection:
+        connection.cursor().executemany(statement, [(prefix_of(key), digest_of(key), TENANT) for key in keys])
+    return keys
+
+
 @contextmanager
-def _opened(service: Server, kind: Kind, streams: Mapping[Call, int]) -> Iterator[list[socket.socket]]:
+def _opened(service: Server, kind: Kind, streams: Mapping[Call, int], keys: list[str]) -> Iterator[list[socket.socket]]:
+    """The streams, with these keys in turn, else all with the service's own."""
+    own = service.address.key
     with ExitStack() as stack:
-        opened = []
+        opened: list[socket.socket] = []
         for call, count in streams.items():
             for request in requests_of(call, service.address, kind, count):
+                key = keys[len(opened)] if keys else own
                 address = (service.address.host, service.address.port)
                 opened.append(stack.enter_context(socket.create_connection(address, 10)))
-                opened[-1].sendall(request)
+                opened[-1].sendall(request.replace(own.encode(), key.encode()))
                 answer = b""
                 while b"\r\n\r\n" not in answer:
                     answer += opened[-1].recv(4096)
