@@ -95,10 +95,10 @@ class MessagePageRequest(Struct, frozen=True):
 
 
 class ConversationPage(Struct, frozen=True):
-    """A page as it is sent, and the versions of its conversations, and of the one behind it."""
+    """A page as it is sent."""
 
     version: bytes | None
-    """None: it has none."""
+    """The SHA-256 of where its conversations, and the one behind it, stand; None: there are none."""
     body: bytes
 
     @property
