@@ -19,7 +19,7 @@ from app.identifiers import owner_id_of
 from app.queries import Conn
 from app.settings import Settings
 from tests.conftest import TEMPLATE, NewKey, contents, new_conversation, run_sql
-from tests.live import Event, Replica, read_events, replica
+from tests.live import Event, Replica, events_of, read_events, replica
 from tests.model_server import (
     Drop,
     Hang,
@@ -691,16 +691,14 @@ async def test_a_response_that_is_cancelled_or_deleted_ends_its_stream(
         model.answers([Send(chunk({"content": "Wait"})), Hang()])
         path = native(conversation.id)
 
-        async def interfere(path: str = path, way: str = way) -> None:
-            found: list[Any] = []
-            while len(found) < 2:
-                found = (await alice.get(f"{path}/messages")).json()["data"]
-            if way == "cancel":
-                assert (await alice.post(f"{path}/replies/{found[1]['id']}/cancel")).status_code == 200
-            else:
-                assert (await alice.delete(path)).status_code == 204
-
-        _, events = await asyncio.gather(interfere(), stream(alice, input="x", conversation=conversation.id))
+        body = {"stream": True, "input": "x", "conversation": conversation.id}
+        async with alice.stream("POST", PATH, json=body) as answer:
+            told = events_of(answer)
+            events = [await anext(told)]
+            reply = (await alice.get(f"{path}/messages")).json()["data"][1]["id"]
+            interfering = alice.post(f"{path}/replies/{reply}/cancel") if way == "cancel" else alice.delete(path)
+            assert (await interfering).is_success
+            events += [event async for event in told]
         if way == "cancel":
             last = events[-1].data
             assert (last["type"], last["response"]["status"]) == ("response.incomplete", "cancelled")
