@@ -176,13 +176,13 @@ LIMIT :page_size;
 -- As list_conversations for each of several pages at once, without a filter. The rows name the
 -- pages by their places, from 1, in no order; of a page that is as it is known, or empty, there is
 -- a row without id. What is sorted ends with the minute of the last row, which the index gives:
--- PostgreSQL 15 would sort an owner's whole list. No tags are NULL.
+-- PostgreSQL 15 would sort an owner's whole list.
 SELECT
     page.id,
     page.key,
     page.title,
     page.metadata,
-    nullif(page.tags, '{}') AS tags,
+    page.tags,
     page.pinned_at,
     page.archived_at,
     page.forked_from,

@@ -30,7 +30,7 @@ _OPENING = b'{"data":['
 _NOTHING: list[Message] = []
 _VERSION = slice(1, 5)
 _CLIENT_ID, _SEQ = 6, 7
-_ID, _TAGS, _UPDATED_AT, _PLACE, _PAGE_VERSION = 0, 4, -3, -2, -1
+_ID, _UPDATED_AT, _PLACE, _PAGE_VERSION = 0, -3, -2, -1
 _encode = msgspec.json.Encoder().encode
 
 
@@ -142,7 +142,6 @@ class _MessageRow(Struct, frozen=True):
 
 
 class _ConversationRow(ConversationRow, frozen=True):
-    tags: list[str] | None  # type: ignore[assignment]  # wider than in a row: here no tags are NULL
     place: int
     version: bytes | None
 
@@ -289,12 +288,7 @@ def _conversation_page(request: ConversationPageRequest, rows: list[Record]) -> 
     rows.sort(key=itemgetter(_UPDATED_AT, _ID), reverse=True)
     page = rows[: request.limit]
     user_id = request.owner.user_id
-    data = [
-        _conversation_line(
-            str(row[_ID]), user_id, *row[1:4], row[_TAGS] or [], *row[5:7], _forked_from(row), *row[9:_PLACE]
-        )
-        for row in page
-    ]
+    data = [_conversation_line(str(row[_ID]), user_id, *row[1:7], _forked_from(row), *row[9:_PLACE]) for row in page]
     cursor = encode_cursor(Position(page[-1]["updated_at"], page[-1]["id"])) if len(rows) > request.limit else None
     return ConversationPage(version, _encode(Page(data=data, has_more=cursor is not None, next_cursor=cursor)))
 
