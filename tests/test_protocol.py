@@ -21,26 +21,31 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
-def service(template: EmbeddedServer) -> Iterator[Service]:
-    """Over a database of this module's own."""
+def own_database(template: EmbeddedServer) -> Iterator[str]:
+    """The URL of a database of this module's own."""
     run_sql(template.url(), "CREATE DATABASE {} TEMPLATE {}", "protocol", TEMPLATE)
-    with serving(
-        DATABASE_URL=text_of(template.url("protocol")), VERBATIM_CONNECTION_LIMIT=400, VERBATIM_KEEP_ALIVE_SECONDS=1
-    ) as service:
-        yield service
+    yield text_of(template.url("protocol"))
     run_sql(template.url(), "DROP DATABASE {} WITH (FORCE)", "protocol")
 
 
 @pytest.fixture(scope="module")
-def key(template: EmbeddedServer, service: Service) -> str:  # noqa: ARG001  # whose key it is
-    url = text_of(template.url("protocol"))
-    return run_verbatim("keys", "create", "--tenant", "acme", "--user", "alice", DATABASE_URL=url).stdout.strip()
+def service(own_database: str) -> Iterator[Service]:
+    with serving(DATABASE_URL=own_database, VERBATIM_CONNECTION_LIMIT=400, VERBATIM_KEEP_ALIVE_SECONDS=1) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
-def unbound_key(template: EmbeddedServer, service: Service) -> str:  # noqa: ARG001  # whose key it is
-    url = text_of(template.url("protocol"))
-    return run_verbatim("keys", "create", "--tenant", "acme", DATABASE_URL=url).stdout.strip()
+def key(own_database: str) -> str:
+    return new_key(own_database, "--user", "alice")
+
+
+@pytest.fixture(scope="module")
+def unbound_key(own_database: str) -> str:
+    return new_key(own_database)
+
+
+def new_key(url: str, *options: str) -> str:
+    return run_verbatim("keys", "create", "--tenant", "acme", *options, DATABASE_URL=url).stdout.strip()
 
 
 @asynccontextmanager
